@@ -1,0 +1,29 @@
+"""RetinaNet-R50-FPN with mixtures of experts in both subnets, on COCO.
+
+    python tools/train.py configs/retinanet_moe_fpn_coco.py
+
+Data at data/coco/ (annotations/, train2017/, val2017/). Everything but the
+head is MMDetection's 1x RetinaNet, whose learning rate is meant for 8 GPUs
+with 2 pictures each: give --auto-scale-lr for another number.
+"""
+_base_ = [
+    'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './_base_/moe.py'
+]
+
+model = dict(
+    bbox_head=dict(
+        type='MoERetinaHead',
+        moe_in=('cls', 'reg'),
+        moe=dict(
+            num_experts=4,
+            top_k=2,
+            gate=dict(type='GAPFCGate'),
+            soft_constraint=dict(type='KLLoss', weight=0.5))))
+
+val_evaluator = [
+    _base_.val_evaluator,
+    dict(
+        type='ExpertAssignmentMetric',
+        ann_file=_base_.val_evaluator.ann_file)
+]
+test_evaluator = val_evaluator

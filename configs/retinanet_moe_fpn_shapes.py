@@ -1,0 +1,19 @@
+_base_ = ['./retinanet_fpn_shapes.py', './_base_/moe.py']
+
+model = dict(
+    bbox_head=dict(
+        type='MoERetinaHead',
+        moe_in=('cls', 'reg'),
+        moe=dict(
+            num_experts=4,
+            top_k=2,
+            gate=dict(type='GAPFCGate'),
+            soft_constraint=dict(type='KLLoss', weight=0.5))))
+
+val_evaluator = [
+    _base_.val_evaluator,
+    dict(
+        type='ExpertAssignmentMetric',
+        ann_file=_base_.val_evaluator.ann_file)
+]
+test_evaluator = val_evaluator

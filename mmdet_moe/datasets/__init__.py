@@ -1,0 +1,1 @@
+"""Data: the generated pictures, and checks of COCO-format data."""

@@ -1,0 +1,4 @@
+"""Metrics; importing them registers them."""
+from .expert_assignment import ExpertAssignmentMetric
+
+__all__ = ['ExpertAssignmentMetric']

@@ -1,0 +1,66 @@
+"""Expert weights of objects -> tables, in numpy."""
+from typing import Dict, Mapping
+
+import numpy as np
+
+#: COCO's object sizes and the areas in pixels between them.
+SIZES = ('small', 'medium', 'large')
+SIZE_BOUNDS = (32**2, 96**2)
+
+
+def size_of(area: np.ndarray) -> np.ndarray:
+    """Areas (n,) in pixels -> index into ``SIZES`` (n,)."""
+    return np.digitize(area, SIZE_BOUNDS)
+
+
+def usage(weights: np.ndarray) -> dict:
+    """Importance and share of each expert, and how even they are.
+
+    Args:
+        weights: (N, E), rows sum to 1.
+
+    Returns:
+        ``importance`` (mean weight) and ``share`` (part of the samples with a
+        weight above 0), E numbers each; ``importance_cv`` and ``share_cv``,
+        their coefficients of variation (unbiased); ``living_experts``, the
+        number with a share above 0.
+    """
+    importance, share = weights.mean(axis=0), (weights > 0).mean(axis=0)
+    return dict(
+        importance=importance.tolist(),
+        share=share.tolist(),
+        importance_cv=_cv(importance),
+        share_cv=_cv(share),
+        living_experts=int((share > 0).sum()))
+
+
+def assignment_table(weights: np.ndarray, group: np.ndarray,
+                     names: Mapping[int, str]) -> Dict[str, dict]:
+    """Mean expert weights of the objects of each group.
+
+    Args:
+        weights: (n, E), a row for each object.
+        group: (n,) int, the group that the object is in.
+        names: Name of each group; they all have an entry in the result.
+
+    Returns:
+        By name: ``count``; ``weight`` (mean, E numbers); ``leading`` (share
+        of the objects for which the expert has the highest weight, E
+        numbers). The last two are None where the count is 0.
+    """
+    table = {}
+    for index, name in names.items():
+        rows = weights[group == index]
+        row = dict(count=len(rows), weight=None, leading=None)
+        if len(rows):
+            leaders = np.bincount(
+                rows.argmax(axis=1), minlength=rows.shape[1])
+            row.update(
+                weight=rows.mean(axis=0).tolist(),
+                leading=(leaders / len(rows)).tolist())
+        table[name] = row
+    return table
+
+
+def _cv(x: np.ndarray) -> float:
+    return float(x.std(ddof=1) / x.mean()) if len(x) > 1 else 0.0

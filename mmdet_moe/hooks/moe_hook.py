@@ -1,0 +1,98 @@
+from typing import Dict, Optional, Sequence
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from mmdet_moe.layers import MoELayer, StepSummary, moe_layers
+
+
+@HOOKS.register_module()
+class MoEHook(Hook):
+    """Brings the MoE layers of any detector into the training step.
+
+    - The soft constraints of all layers are added to the losses that the
+      detector returns, as ``loss_moe_{constraint}/{layer}``, and so are
+      trained and logged.
+    - Hard constraints move once per optimizer step.
+    - Per layer and expert ``moe/{layer}/importance_{e}`` (mean weight, sums
+      to 1) and ``moe/{layer}/share_{e}`` (part of the samples that it was
+      selected for, sums to K) go to the message hub, and from there to the
+      log file, the JSON and every visualization back end.
+
+    Raises:
+        ValueError: Before training, if the model has no MoE layer, or a
+            layer with a constraint has a gate that is frozen.
+    """
+    priority = 'NORMAL'  # before the LoggerHook writes
+
+    def __init__(self) -> None:
+        self._layers: Dict[str, MoELayer] = {}
+        self._summaries: Dict[str, StepSummary] = {}
+        self._handles: list = []
+
+    def before_train(self, runner) -> None:
+        model = runner.model
+        model = model.module if is_model_wrapper(model) else model
+        self._layers = moe_layers(model)
+        if not self._layers:
+            raise ValueError(
+                "custom_hooks: MoEHook found no MoE layer in the model; use "
+                "type='MoERetinaHead' as the head or type='MoEFPN' as the "
+                'neck, or remove the hook')
+        for name, layer in self._layers.items():
+            if layer.constrained and not any(
+                    p.requires_grad for p in layer.gate.parameters()):
+                raise ValueError(
+                    f'{name}.gate is frozen, so its constraints cannot be '
+                    'trained; unfreeze it or set soft_constraint=None and '
+                    'hard_constraint=None')
+        self._handles = [
+            model.register_forward_pre_hook(self._discard),
+            model.register_forward_hook(self._add_losses, with_kwargs=True)
+        ]
+
+    def after_train(self, runner) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch: Optional[Sequence] = None,
+                         outputs: Optional[dict] = None) -> None:
+        # mmengine counts a backward pass when it is done: true means that
+        # the optimizer has just made a step.
+        if runner.optim_wrapper.should_update():
+            for layer in self._layers.values():
+                layer.step()
+        if not self._summaries:
+            return
+        keys, values = [], []
+        for name, summary in self._summaries.items():
+            for what in ('importance', 'share'):
+                vector = getattr(summary, what)
+                keys += [
+                    f'train/moe/{name}/{what}_{e}' for e in range(len(vector))
+                ]
+                values.append(vector)
+        # One transfer to the host for all of them.
+        for key, value in zip(keys, torch.cat(values).tolist()):
+            runner.message_hub.update_scalar(key, value)
+
+    def _discard(self, model: nn.Module, args) -> None:
+        for layer in self._layers.values():
+            layer.discard()
+
+    def _add_losses(self, model: nn.Module, args, kwargs, output):
+        if kwargs.get('mode') != 'loss' or not torch.is_grad_enabled():
+            return None
+        summaries = {n: layer.collect() for n, layer in self._layers.items()}
+        self._summaries = {n: s for n, s in summaries.items() if s is not None}
+        for name, summary in self._summaries.items():
+            for constraint, loss in summary.losses.items():
+                output[f'loss_moe_{constraint}/{name}'] = loss
+        return output

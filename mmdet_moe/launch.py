@@ -1,0 +1,110 @@
+"""From a config file to a runner: what the tools have in common."""
+import os
+import re
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Optional, Sequence
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .datasets.checks import DataError, check_coco_dataset
+
+
+def load_config(path: str,
+                *,
+                work_dir: Optional[str] = None,
+                cfg_options: Optional[dict] = None,
+                launcher: str = 'none') -> Config:
+    """Read a config and apply what was said on the command line.
+
+    The working folder is, in this order: ``work_dir``, that of the config,
+    ``work_dirs/{name of the config}``. An ExpertAssignmentMetric without an
+    ``outfile`` writes ``expert_assignment.json`` there.
+    """
+    cfg = Config.fromfile(path)
+    cfg.launcher = launcher
+    if cfg_options is not None:
+        cfg.merge_from_dict(cfg_options)
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(path).stem))
+    for key in ('val_evaluator', 'test_evaluator'):
+        for metric in _metrics(cfg, key):
+            if (metric.get('type') == 'ExpertAssignmentMetric'
+                    and metric.get('outfile') is None):
+                metric.outfile = str(
+                    Path(cfg.work_dir, 'expert_assignment.json'))
+    return cfg
+
+
+def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
+    """The runner of a config, after a check of its data and channels.
+
+    Args:
+        cfg: The config.
+        loaders: The data loaders that will be used, out of ``train``,
+            ``val``, ``test``.
+
+    Raises:
+        DataError: See :func:`.check_coco_dataset`.
+        ValueError: The neck's and the head's channels differ, or whatever
+            the model's parts find wrong in their arguments.
+    """
+    _check_channels(cfg.model)
+    # A large annotation file is read by one process of several.
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        for name in loaders:
+            key = f'{name}_dataloader.dataset'
+            check_coco_dataset(key, cfg[f'{name}_dataloader'].dataset)
+            for i, metric in enumerate(_metrics(cfg, f'{name}_evaluator')):
+                ann_file = metric.get('ann_file')
+                if ann_file and '://' not in ann_file and not os.path.exists(
+                        ann_file):
+                    raise DataError(
+                        f'{name}_evaluator[{i}].ann_file: {ann_file} does not '
+                        'exist; it should be the annotation file of '
+                        f'{name}_dataloader')
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """End the program with one line where a file is to blame."""
+    try:
+        yield
+    except DataError as error:
+        sys.exit(f'error: {error}')
+    except (AssertionError, OSError) as error:
+        # A data loader's worker sends the text of the error it met.
+        unreadable = re.search(r'failed to load image: (.+)', str(error))
+        missing = re.search(r"No such file or directory: '(.+?)'", str(error))
+        if unreadable:
+            sys.exit(f'error: the picture {unreadable[1]} cannot be read; is '
+                     'the file complete and a picture?')
+        if missing:
+            sys.exit(f'error: {missing[1]} does not exist')
+        if isinstance(error, FileNotFoundError):
+            sys.exit(f'error: {error}')
+        raise
+
+
+def _metrics(cfg: Config, key: str) -> list:
+    evaluator = cfg.get(key) or []
+    return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
+
+
+def _check_channels(model: dict) -> None:
+    neck, head = model.get('neck') or {}, model.get('bbox_head') or {}
+    if not (isinstance(neck, dict) and isinstance(head, dict)):
+        return
+    given, taken = neck.get('out_channels'), head.get('in_channels')
+    if given is not None and taken is not None and given != taken:
+        raise ValueError(
+            f'model.bbox_head.in_channels={taken}: allowed is {given}, the '
+            'value of model.neck.out_channels')

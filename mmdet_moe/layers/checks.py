@@ -1,0 +1,100 @@
+"""Configuration checks: every failure names the key, the value and what is
+allowed, so that a wrong config stops when the model is built."""
+import inspect
+import math
+from numbers import Integral, Real
+from typing import Any, Callable, Mapping, Optional
+
+
+def fail(key: str, value: Any, allowed: str) -> None:
+    raise ValueError(f'{key}={value!r}: allowed is {allowed}')
+
+
+def check_int(key: str,
+              value: Any,
+              low: int,
+              high: Optional[int] = None) -> int:
+    """Return ``value`` if it is an integer in [low, high], else ValueError."""
+    span = f'at least {low}' if high is None else f'from {low} to {high}'
+    if (isinstance(value, bool) or not isinstance(value, Integral)
+            or value < low or (high is not None and value > high)):
+        fail(key, value, f'an integer {span}')
+    return int(value)
+
+
+def check_number(key: str, value: Any, low: float = 0.0) -> float:
+    """Return ``value`` as float if finite and >= low, else ValueError."""
+    if (isinstance(value, bool) or not isinstance(value, Real)
+            or not math.isfinite(value) or value < low):
+        fail(key, value, f'a finite number, at least {low:g}')
+    return float(value)
+
+
+def check_choice(key: str, value: Any, choices) -> Any:
+    """Return ``value`` if it is one of ``choices``, else ValueError."""
+    if value not in tuple(choices):
+        fail(key, value, 'one of ' + ', '.join(repr(c) for c in choices))
+    return value
+
+
+def check_subset(key: str, values: Any, choices) -> tuple:
+    """Return ``values`` as a non-empty tuple out of ``choices``.
+
+    A single string counts as a tuple of one.
+    """
+    values = (values, ) if isinstance(values, str) else values
+    if (not isinstance(values, (tuple, list)) or not values
+            or len(set(values)) != len(values)
+            or any(v not in choices for v in values)):
+        fail(key, values,
+              'one or more of ' + ', '.join(repr(c) for c in choices))
+    return tuple(values)
+
+
+def check_keywords(key: str, cfg: Any, function: Callable, *,
+                   reserved: tuple = ()) -> dict:
+    """Return ``cfg`` as a dict if ``function`` takes all of its keys.
+
+    Args:
+        key: Name of the option that holds ``cfg``, for the message.
+        cfg: Mapping from argument name to value.
+        function: Class or function that will be called with it.
+        reserved: Arguments of ``function`` that a config may not set.
+    """
+    if not isinstance(cfg, Mapping):
+        fail(key, cfg, 'a dict')
+    known = [
+        name for name, p in inspect.signature(function).parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and name not in reserved
+    ]
+    for name in cfg:
+        if name not in known:
+            fail(f'{key}.{name}', cfg[name],
+                  'no such key; the keys are ' + ', '.join(known))
+    return dict(cfg)
+
+
+def build(key: str, cfg: Any, kinds: Mapping[str, Callable], **given) -> Any:
+    """Build the class that ``cfg['type']`` names, from ``kinds``.
+
+    Args:
+        key: Name of the option that holds ``cfg``, for the message.
+        cfg: Mapping with ``type`` and the arguments of that class.
+        kinds: The classes to choose from, by name.
+        given: Arguments that the layer sets, not the config.
+    """
+    if not isinstance(cfg, Mapping) or 'type' not in cfg:
+        fail(key, cfg, "a dict with a 'type' out of " + ', '.join(kinds))
+    cls = kinds[check_choice(f'{key}.type', cfg['type'], kinds)]
+    options = {name: value for name, value in cfg.items() if name != 'type'}
+    try:
+        return cls(
+            **given,
+            **check_keywords(key, options, cls, reserved=tuple(given)))
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if message.startswith(f'{key}.') else
+                         f'{key}.{message}') from None
+    except TypeError as error:  # a required argument is missing
+        raise ValueError(f'{key}={dict(cfg)!r}: {error}') from None

@@ -1,0 +1,85 @@
+"""Dispatch: run the experts that a routing selected and mix what they return.
+
+``y[n] = sum_e weights[n, e] * experts[e](x[n])``
+
+Both functions take the levels of a pyramid at once: ``levels`` is a sequence
+of L tensors (B, C, H_l, W_l), and the routing has N = L * B rows, level by
+level. They return one mixture per level. :func:`dense_dispatch` is the
+definition, :func:`sparse_dispatch` the way to compute it.
+"""
+from typing import Callable, List, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .distributed import world_size
+from .routing import Routing
+
+Dispatch = Callable[[Sequence[Tensor], Routing, Sequence[nn.Module]],
+                    List[Tensor]]
+
+
+def dense_dispatch(levels: Sequence[Tensor], routing: Routing,
+                   experts: Sequence[nn.Module]) -> List[Tensor]:
+    """Run every expert on every sample: the obvious reference."""
+    outputs = []
+    for x, part in zip(levels, routing.split(len(levels[0]))):
+        outputs.append(
+            sum(
+                _scale(expert(x), part.weights[:, e])
+                for e, expert in enumerate(experts)))
+    return outputs
+
+
+def sparse_dispatch(levels: Sequence[Tensor], routing: Routing,
+                    experts: Sequence[nn.Module]) -> List[Tensor]:
+    """Run each expert once per level, on its own samples only.
+
+    The selection of all levels is brought to the host in one transfer.
+    Experts without a sample are not run at all: an empty batch would turn
+    the running statistics of a BatchNorm into NaN.
+    """
+    batch = len(levels[0])
+    selected = routing.experts.cpu()
+    outputs = [
+        _mix(x, part.weights, chosen, experts) for x, part, chosen in zip(
+            levels, routing.split(batch), selected.split(batch))
+    ]
+    if world_size() > 1 and torch.is_grad_enabled():
+        idle = set(range(len(experts))) - set(selected.unique().tolist())
+        outputs[0] = outputs[0] + _tie([experts[e] for e in idle]).to(
+            outputs[0])
+    return outputs
+
+
+def _mix(x: Tensor, weights: Tensor, selected: Tensor,
+         experts: Sequence[nn.Module]) -> Tensor:
+    """One level: x (B, ...), weights (B, E), selected (B, K) on the host."""
+    mixture = None
+    for e in selected.unique().tolist():
+        rows = (selected == e).any(dim=1).nonzero().squeeze(1).to(x.device)
+        everything = len(rows) == len(x)
+        y = experts[e](x if everything else x.index_select(0, rows))
+        y = _scale(y, weights[:, e].index_select(0, rows))
+        if mixture is None:
+            mixture = y.new_zeros(len(x), *y.shape[1:])
+        mixture = mixture + y if everything else mixture.index_add(0, rows, y)
+    return mixture
+
+
+def _scale(y: Tensor, weight: Tensor) -> Tensor:
+    """Multiply each sample by its weight, in the dtype of the experts."""
+    return y * weight.to(y.dtype).view(-1, *[1] * (y.dim() - 1))
+
+
+def _tie(idle: Sequence[nn.Module]) -> Tensor:
+    """Zero, with a graph to the parameters of the idle experts.
+
+    DistributedDataParallel waits for a gradient of every parameter, and an
+    expert that is idle here may be busy on another rank.
+    """
+    zeros = [0.0 * p.sum() for expert in idle for p in expert.parameters()]
+    return torch.stack(zeros).sum() if zeros else torch.zeros(())
+
+
+DISPATCHES = {'sparse': sparse_dispatch, 'dense': dense_dispatch}

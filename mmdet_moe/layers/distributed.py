@@ -1,0 +1,24 @@
+"""The few things that a layer has to agree on with the other ranks."""
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of ranks, 1 in a single process."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return 1
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum of ``x`` over all ranks; ``x`` itself in a single process.
+
+    DistributedDataParallel averages gradients over the R ranks. The gradient
+    through this sum is R times the local one, so that the average is the
+    gradient of the global value. Every rank must call it, in the same order.
+    """
+    if world_size() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total + world_size() * (x - x.detach())

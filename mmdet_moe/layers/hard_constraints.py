@@ -1,0 +1,132 @@
+"""Hard constraints: experts that were used too much are masked in training.
+
+Pavlitska et al. 2022, section III-C. The state is in registered buffers, so
+that it is saved and resumed with the checkpoint, and it is fed with the
+importance of the global batch, so that it is the same on all ranks.
+"""
+import torch
+from torch import Tensor, nn
+
+from .checks import check_int, check_number
+from .statistics import EPS
+
+
+def overused(usage: Tensor, threshold: float, keep: int) -> Tensor:
+    """Which experts to mask: those with usage above the threshold.
+
+    At least ``keep`` experts stay: when fewer would, the least used of the
+    masked ones are let back in.
+
+    Args:
+        usage: (E,) how much each expert was used.
+        threshold: Above it an expert is masked.
+        keep: Number of experts that always stay.
+
+    Returns:
+        (E,) bool, True where masked.
+    """
+    masked = usage > threshold
+    order = usage.masked_fill(~masked, float('-inf')).sort(stable=True).indices
+    masked[order[:keep]] = False
+    return masked
+
+
+class HardConstraint(nn.Module):
+    """State and update of a constraint; a subclass says what usage means.
+
+    The importance of every forward pass is handed to :meth:`observe`;
+    :meth:`step` is called once per optimizer step and moves the state, so
+    that gradient accumulation counts as the one step that it is.
+
+    Args:
+        num_experts: E.
+        top_k: K, number of experts that always stay.
+        threshold: Usage above which an expert is masked.
+    """
+
+    def __init__(self, num_experts: int, top_k: int,
+                 threshold: float) -> None:
+        super().__init__()
+        self.top_k = check_int('top_k', top_k, 1, num_experts)
+        self.threshold = check_number('threshold', threshold)
+        # Importance since the last optimizer step. Gradients that are not
+        # applied yet are not saved in a checkpoint, so neither is this.
+        self.register_buffer(
+            'pending', torch.zeros(num_experts), persistent=False)
+
+    def masked(self) -> Tensor:
+        """(E,) bool, the experts that may not be chosen now."""
+        return overused(self.usage(), self.threshold, self.top_k)
+
+    def observe(self, importance: Tensor) -> None:
+        """Add the global importance (E,) of one forward pass."""
+        self.pending += importance.detach()
+
+    def step(self) -> None:
+        """Move the state by what was observed since the last step."""
+        if self.pending.sum() > 0:
+            self.update(self.pending)
+        self.pending.zero_()
+
+    def usage(self) -> Tensor:
+        """(E,) what is compared with the threshold."""
+        raise NotImplementedError
+
+    def update(self, importance: Tensor) -> None:
+        """Move the state by the importance (E,) of one optimizer step."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f'threshold={self.threshold:g}'
+
+
+class RelativeImportance(HardConstraint):
+    """Mask e while ``R_e > threshold``; ``R_e += (I_e - mean(I)) / mean(I)``.
+
+    A running sum over optimizer steps, with mean(I) over the experts. The
+    paper uses 0.3 for RetinaNet, 0.5 for CIFAR-100.
+    """
+
+    def __init__(self,
+                 num_experts: int,
+                 top_k: int,
+                 threshold: float = 0.3) -> None:
+        super().__init__(num_experts, top_k, threshold)
+        self.register_buffer('relative_importance', torch.zeros(num_experts))
+
+    def usage(self) -> Tensor:
+        return self.relative_importance
+
+    def update(self, importance: Tensor) -> None:
+        mean = importance.mean().clamp_min(EPS)
+        self.relative_importance += (importance - mean) / mean
+
+
+class MeanImportance(HardConstraint):
+    """Mask e while ``M_e - 1/E > threshold``, M the running mean of I / N.
+
+    The paper uses 0.1 to 0.5.
+    """
+
+    def __init__(self,
+                 num_experts: int,
+                 top_k: int,
+                 threshold: float = 0.1) -> None:
+        super().__init__(num_experts, top_k, threshold)
+        self.register_buffer('mean_importance', torch.zeros(num_experts))
+        self.register_buffer('steps', torch.zeros((), dtype=torch.long))
+
+    def usage(self) -> Tensor:
+        return self.mean_importance - 1 / len(self.mean_importance)
+
+    def update(self, importance: Tensor) -> None:
+        self.steps += 1
+        # The weights of a sample sum to 1, so the sum over experts is N.
+        share = importance / importance.sum()
+        self.mean_importance += (share - self.mean_importance) / self.steps
+
+
+HARD_CONSTRAINTS = {
+    'RelativeImportance': RelativeImportance,
+    'MeanImportance': MeanImportance
+}

@@ -1,0 +1,37 @@
+"""What is counted of a routing.
+
+Importance of an expert: the sum of its weights over the samples. Load: the
+number of samples that it was selected for.
+"""
+import torch
+from torch import Tensor
+
+EPS = 1e-10
+
+
+def load(routing) -> Tensor:
+    """Samples per expert: :class:`Routing` -> (E,) float32."""
+    counts = torch.bincount(
+        routing.experts.flatten(), minlength=routing.logits.shape[-1])
+    return counts.to(routing.logits.dtype)
+
+
+def squared_cv(x: Tensor) -> Tensor:
+    """Squared coefficient of variation of (..., E), unbiased variance.
+
+    ``Var / (Mean^2 + 1e-10)``; 0 for a single entry. Its maximum, one entry
+    having all, is E.
+    """
+    if x.shape[-1] == 1:
+        return x.sum(dim=-1) * 0
+    return x.var(dim=-1, unbiased=True) / (x.mean(dim=-1)**2 + EPS)
+
+
+def coefficient_of_variation(x: Tensor) -> Tensor:
+    """Standard deviation over mean of (..., E), see :func:`squared_cv`."""
+    return squared_cv(x).sqrt()
+
+
+def living_experts(share: Tensor) -> int:
+    """How many of (E,) experts have a share above zero."""
+    return int((share > 0).sum())

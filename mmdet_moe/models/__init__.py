@@ -1,0 +1,6 @@
+"""MMDetection adapters of the layers; importing them registers them."""
+from .dense_heads import MoERetinaHead
+from .moe_conv import MoEConv
+from .necks import MoEFPN
+
+__all__ = ['MoEConv', 'MoEFPN', 'MoERetinaHead']

@@ -1,0 +1,3 @@
+from .moe_retina_head import MoERetinaHead
+
+__all__ = ['MoERetinaHead']

@@ -1,0 +1,90 @@
+"""Which pyramid level made a detection, and which one an object belongs to."""
+from typing import Callable, List, Optional, Sequence
+
+import torch
+from mmdet.structures.bbox import get_box_tensor, scale_boxes
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+
+def predict_with_levels(head,
+                        predict_single: Callable[..., InstanceData],
+                        cls_score_list: List[Tensor],
+                        bbox_pred_list: List[Tensor],
+                        score_factor_list: List[Optional[Tensor]],
+                        mlvl_priors: List[Tensor],
+                        img_meta: dict,
+                        cfg: Optional[dict],
+                        rescale: bool = False,
+                        with_nms: bool = True) -> InstanceData:
+    """A head's ``_predict_by_feat_single`` with ``level_ids`` (n,) added.
+
+    MMDetection limits the candidates level by level and only then joins the
+    levels, so asking for one level at a time gives the same detections. This
+    holds for heads that treat all levels alike, as RetinaNet does.
+
+    Args:
+        head: The head, for its post-processing.
+        predict_single: The head's own method.
+        others: As of that method.
+    """
+    cfg = head.test_cfg if cfg is None else cfg
+    # Small boxes are filtered once, at the end, in the picture's own scale.
+    unfiltered = ConfigDict(cfg, min_bbox_size=-1)
+    per_level = []
+    for level, parts in enumerate(
+            zip(cls_score_list, bbox_pred_list, score_factor_list,
+                mlvl_priors)):
+        found = predict_single(
+            *[[part] for part in parts], img_meta, unfiltered, with_nms=False)
+        found.level_ids = found.labels.new_full((len(found), ), level)
+        per_level.append(found)
+    return head._bbox_post_process(
+        results=InstanceData.cat(per_level),
+        cfg=cfg,
+        rescale=rescale,
+        with_nms=with_nms,
+        img_meta=img_meta)
+
+
+def assigned_levels(head, features: Sequence[Tensor], sample) -> Tensor:
+    """The level that each ground-truth object of an image is assigned to.
+
+    Of the anchors that the head's training assigner gives to an object, the
+    one that overlaps it most decides.
+
+    Args:
+        head: An anchor head with an assigner.
+        features: The L feature maps that the head saw.
+        sample: Data sample with ``gt_instances`` in the original picture's
+            coordinates, as test pipelines load them.
+
+    Returns:
+        (objects,) int64, -1 for an object without an anchor.
+    """
+    boxes = get_box_tensor(sample.gt_instances.bboxes)
+    levels = boxes.new_full((len(boxes), ), -1, dtype=torch.long)
+    if len(boxes) == 0:
+        return levels
+    scale = sample.metainfo.get('scale_factor', (1.0, 1.0))
+    sizes = [x.shape[-2:] for x in features]
+    priors, valid = head.get_anchors(
+        sizes, [sample.metainfo], device=boxes.device)
+    level_of = torch.cat([
+        torch.full((len(p), ), level, device=boxes.device)
+        for level, p in enumerate(priors[0])
+    ])
+    keep = torch.cat(valid[0])
+    assigned = head.assigner.assign(
+        InstanceData(priors=get_box_tensor(torch.cat(priors[0])[keep])),
+        InstanceData(
+            bboxes=scale_boxes(boxes.clone(), scale),
+            labels=sample.gt_instances.labels))
+    owner, overlap = assigned.gt_inds, assigned.max_overlaps
+    for i in range(len(boxes)):
+        anchors = (owner == i + 1).nonzero().squeeze(1)
+        if len(anchors):
+            best = anchors[overlap[anchors].argmax()]
+            levels[i] = level_of[keep][best]
+    return levels

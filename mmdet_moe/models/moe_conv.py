@@ -1,0 +1,63 @@
+"""ConvMoE: a convolution layer of MMCV's whose experts are convolutions."""
+from functools import partial
+
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers.moe import check_moe
+
+
+@MODELS.register_module()
+class MoEConv(MoELayer):
+    """A sparse mixture of 2D convolutions, for ``conv_cfg`` and on its own.
+
+    ``conv_cfg=dict(type='MoEConv', num_experts=4, top_k=2)`` puts it wherever
+    a model builds its convolutions through MMCV.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation,
+            groups, bias: As of ``nn.Conv2d``, for each expert.
+        moe: Keyword arguments of :class:`MoELayer`.
+    """
+
+    def __init__(self,
+                 in_channels,
+                 out_channels,
+                 kernel_size,
+                 stride=1,
+                 padding=0,
+                 dilation=1,
+                 groups=1,
+                 bias=True,
+                 **moe) -> None:
+        expert = partial(
+            nn.Conv2d,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias)
+        super().__init__(expert, in_channels, **check_moe(moe))
+        # What mmcv's ConvModule reads off its convolution.
+        like = self.experts[0]
+        for name in ('out_channels', 'kernel_size', 'stride', 'padding',
+                     'dilation', 'groups', 'transposed', 'output_padding'):
+            setattr(self, name, getattr(like, name))
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, moe: dict) -> 'MoEConv':
+        """Experts of the shape of ``conv``, with new parameters."""
+        return cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            **moe)

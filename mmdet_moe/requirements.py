@@ -1,0 +1,32 @@
+"""Which part of the OpenMMLab stack is missing, and how to install it.
+
+OpenMMLab's own releases and the maintained onedl forks are distributed under
+different names but imported under the same, so neither can be a hard
+requirement of the package: what counts is what can be imported.
+"""
+from importlib.util import find_spec
+from typing import Optional
+
+_INSTALL = """\
+mmdet_moe needs MMDetection: {what} cannot be imported. Install it with
+    pip install torch==2.11.0 torchvision==0.26.0
+    pip install "setuptools>=80,<82" "packaging>=24.2" wheel ninja psutil
+    pip install --no-build-isolation onedl-mmcv==2.3.6
+    pip install onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1
+(or OpenMMLab's own mmengine, mmcv and mmdet 3.x)."""
+
+
+def missing_openmmlab() -> Optional[str]:
+    """How to install what is missing; None if everything is there.
+
+    Looks the packages up without importing them. ``mmcv._ext`` holds the
+    compiled operators, which mmcv-lite lacks.
+    """
+    for name in ('mmengine', 'mmcv', 'mmcv._ext', 'mmdet'):
+        try:
+            found = find_spec(name) is not None
+        except ImportError:  # the parent package does not import
+            found = False
+        if not found:
+            return _INSTALL.format(what=name)
+    return None
