@@ -3,12 +3,11 @@ _base_ = ['./_base_/retinanet_r18_fpn_small.py', './_base_/coco_small.py']
 
 data_root = 'data/shapes/'
 metainfo = dict(classes=('disc', 'square', 'triangle', 'cross', 'ring'))
-# Half the channels, and normalisation in the head: learns in minutes.
+# Half the channels in the backbone: twice the steps in the same time.
 model = dict(
     backbone=dict(base_channels=32, stem_channels=32),
     neck=dict(in_channels=[32, 64, 128, 256]),
-    bbox_head=dict(
-        num_classes=5, norm_cfg=dict(type='GN', num_groups=8)))
+    bbox_head=dict(num_classes=5))
 
 train_dataloader = dict(
     dataset=dict(
@@ -26,7 +25,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-max_epochs = 5
+max_epochs = 6
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),

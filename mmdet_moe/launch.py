@@ -81,14 +81,15 @@ def clear_errors() -> Iterator[None]:
     except DataError as error:
         sys.exit(f'error: {error}')
     except (AssertionError, OSError) as error:
-        # A data loader's worker sends the text of the error it met.
-        unreadable = re.search(r'failed to load image: (.+)', str(error))
-        missing = re.search(r"No such file or directory: '(.+?)'", str(error))
+        # A data loader's worker sends its traceback as the text of the error;
+        # the message is at its end.
+        unreadable = re.findall(r'failed to load image: (.+)', str(error))
+        missing = re.findall(r"No such file or directory: '(.+?)'", str(error))
         if unreadable:
-            sys.exit(f'error: the picture {unreadable[1]} cannot be read; is '
+            sys.exit(f'error: the picture {unreadable[-1]} cannot be read; is '
                      'the file complete and a picture?')
         if missing:
-            sys.exit(f'error: {missing[1]} does not exist')
+            sys.exit(f'error: {missing[-1]} does not exist')
         if isinstance(error, FileNotFoundError):
             sys.exit(f'error: {error}')
         raise

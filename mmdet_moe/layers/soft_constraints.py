@@ -27,10 +27,12 @@ def kl_loss(importance: Tensor) -> Tensor:
     ``sum_e P_e log(P_e E)``, ``P = I / sum(I)``, 0 log 0 = 0: 0 when
     balanced, log E when one expert has all. 0 where there is no importance.
     """
-    total = importance.sum(dim=-1, keepdim=True)
-    share = importance / total.clamp_min(torch.finfo(total.dtype).tiny)
-    return torch.special.xlogy(share,
-                               share * importance.shape[-1]).sum(dim=-1)
+    tiny = torch.finfo(importance.dtype).tiny
+    share = importance / importance.sum(dim=-1, keepdim=True).clamp_min(tiny)
+    # The clamp keeps the gradient of 0 log 0 finite: an expert that gets no
+    # sample in a step is common.
+    ratio = share.clamp_min(tiny) * importance.shape[-1]
+    return (share * ratio.log()).sum(dim=-1)
 
 
 class SoftConstraint:

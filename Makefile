@@ -1,0 +1,59 @@
+# make demo · make test · make lint
+#
+# The first of them sets up .venv (minutes: mmcv is compiled). An environment
+# that is there already is used instead with  make test PYTHON=/path/to/python
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: demo test lint setup clean-demo help
+
+VENV := .venv
+ifdef PYTHON
+  SETUP :=
+else
+  PYTHON := $(VENV)/bin/python
+  SETUP := $(VENV)/.ready
+endif
+export MPLBACKEND := Agg
+
+help:
+	@sed -n '1,/^SHELL/p' Makefile | grep '^#'
+
+setup: $(SETUP)
+
+# Everything that the environment is made of; a change sets it up anew.
+$(VENV)/.ready: tools/setup_env.sh setup.cfg pyproject.toml
+	@bash tools/setup_env.sh $(VENV)
+
+test: $(SETUP)
+	$(PYTHON) -m pytest
+
+lint: $(SETUP)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m codespell_lib README.md CHANGELOG.md CONTRIBUTING.md docs mmdet_moe configs tools tests benchmarks
+
+# ---- demo: generated data, RetinaNet-MoE, test, report ----------------------
+DATA := data/shapes
+CONFIG := configs/retinanet_moe_fpn_shapes.py
+DEMO := work_dirs/retinanet_moe_fpn_shapes
+
+demo: $(DEMO)/report.html
+	@cat $(DEMO)/report.txt
+	@echo "Which expert did what: $(DEMO)/report.html"
+
+# The folder appears when it is complete, so its existence is enough.
+$(DATA): | $(SETUP)
+	@echo "== writing 1,200 + 100 pictures to $(DATA) (half a minute)"
+	@$(PYTHON) tools/dataset_converters/generate_shapes.py $(DATA)
+
+# --resume goes on from the last epoch of a run that was interrupted.
+$(DEMO)/last_epoch: | $(DATA)
+	@echo "== training $(CONFIG) (about 6 minutes on 2 cores)"
+	@$(PYTHON) tools/train.py $(CONFIG) --work-dir $(DEMO) --resume
+	@touch $@
+
+$(DEMO)/report.html: $(DEMO)/last_epoch
+	@echo "== testing and writing the report"
+	@$(PYTHON) tools/analysis_tools/expert_report.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --work-dir $(DEMO)
+
+clean-demo:
+	rm -rf $(DATA) $(DEMO)

@@ -1,0 +1,42 @@
+"""Data and configs for the tests: small, generated, or skipped with a reason."""
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+REAL_DATA = ROOT.parent / 'shared' / 'data'
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory) -> Path:
+    """16 training and 8 validation pictures of generated shapes."""
+    from mmdet_moe.datasets.shapes import generate
+    return generate(tmp_path_factory.mktemp('data') / 'shapes', 16, 8)
+
+
+@pytest.fixture
+def coco_tiny() -> Path:
+    """80 + 80 real pictures of COCO 2017, where they are at hand."""
+    folder = REAL_DATA / 'coco_tiny'
+    if not folder.exists():
+        pytest.skip('no real COCO pictures beside this checkout')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def load_config():
+    """A config of this repository by name, with ``mmdet`` as the scope."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    def load(name: str) -> Config:
+        init_default_scope('mmdet')
+        return Config.fromfile(ROOT / 'configs' / f'{name}.py')
+
+    return load

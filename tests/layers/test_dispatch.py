@@ -1,0 +1,77 @@
+"""The sparse dispatch against the dense reference, output and gradients."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmdet_moe.layers import MoELayer
+
+
+def conv():
+    return nn.Conv2d(6, 5, 3, padding=1)
+
+
+def subnet():
+    return nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(5, 3, 3, padding=1))
+
+
+def run(layer, levels, dispatch):
+    layer = copy.deepcopy(layer)
+    layer.dispatch = dispatch
+    levels = [x.clone().requires_grad_() for x in levels]
+    outputs = layer(levels)
+    sum(y.pow(2).sum() for y in outputs).backward()
+    # An expert that was not run has no gradient, or 0 in the reference.
+    gradients = [
+        torch.zeros_like(p) if p.grad is None else p.grad
+        for p in layer.parameters()
+    ]
+    return [*outputs, *gradients, *(x.grad for x in levels)]
+
+
+def assert_same(layer, levels):
+    from mmdet_moe.layers import dense_dispatch, sparse_dispatch
+    sparse = run(layer, levels, sparse_dispatch)
+    dense = run(layer, levels, dense_dispatch)
+    for a, b in zip(sparse, dense):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('expert', [conv, subnet])
+@pytest.mark.parametrize('experts, top_k',
+                         [(e, k) for e in (1, 2, 4) for k in range(1, e + 1)])
+def test_equals_dense(expert, experts, top_k):
+    layer = MoELayer(expert, 6, num_experts=experts, top_k=top_k)
+    assert_same(layer, [torch.randn(3, 6, 8, 7), torch.randn(3, 6, 4, 4)])
+
+
+def test_one_sample():
+    assert_same(MoELayer(subnet, 6, top_k=2), [torch.randn(1, 6, 5, 5)])
+
+
+def test_experts_that_get_nothing():
+    layer = MoELayer(subnet, 6, num_experts=4, top_k=2)
+    layer.gate.bias.data = torch.tensor([9.0, -9.0, 9.0, -9.0])
+    levels = [torch.randn(4, 6, 5, 5)]
+    assert_same(layer, levels)
+    layer(levels)[0].sum().backward()
+    assert layer.experts[1][0].weight.grad is None
+    assert layer.experts[2][0].weight.grad is not None
+
+
+def test_idle_batchnorm_stays_finite():
+    layer = MoELayer(
+        lambda: nn.Sequential(conv(), nn.BatchNorm2d(5)), 6, top_k=1)
+    layer.gate.bias.data = torch.tensor([9.0, -9.0, -9.0, -9.0])
+    layer(torch.randn(2, 6, 5, 5))
+    for expert in layer.experts:
+        assert torch.isfinite(expert[1].running_mean).all()
+
+
+def test_half_precision_follows_the_experts():
+    layer = MoELayer(conv, 6)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = layer(torch.randn(3, 6, 8, 8))
+    assert y.dtype == torch.bfloat16
+    assert layer.routing.weights.dtype == torch.float32

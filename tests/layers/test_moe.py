@@ -1,0 +1,156 @@
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmdet_moe.layers import MoELayer, fresh_copy
+
+
+def conv():
+    return nn.Conv2d(6, 6, 3, padding=1)
+
+
+def levels():
+    return [torch.randn(2, 6, 8, 8), torch.randn(2, 6, 4, 4)]
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(top_k=5), 'top_k=5: allowed is an integer from 1 to 4'),
+    (dict(top_k=0), 'top_k=0: .* from 1 to 4'),
+    (dict(top_k=1.5), 'top_k=1.5'),
+    (dict(num_experts=0), 'num_experts=0: .* at least 1'),
+    (dict(num_experts='four'), "num_experts='four'"),
+    (dict(gate=dict(type='Oracle')), "gate.type='Oracle': .*'GAPFCGate'"),
+    (dict(gate='GAPFCGate'), "gate='GAPFCGate'"),
+    (dict(gate=dict(type='ConvGAPGate', hidden_channels=0)),
+     'gate.hidden_channels=0'),
+    (dict(gate=dict(type='GAPFCGate', in_channels=3)), 'gate.in_channels'),
+    (dict(soft_constraint=dict(type='Entropy')), "soft_constraint.type='Ent"),
+    (dict(soft_constraint=dict(type='KLLoss', weight=-1)),
+     'soft_constraint.weight=-1: .* at least 0'),
+    (dict(soft_constraint=[dict(type='KLLoss', weight=math.nan)]),
+     r'soft_constraint\[0\].weight=nan'),
+    (dict(soft_constraint=dict(type='KLLoss'), top_k=1), 'top_k=1: .* 2'),
+    (dict(hard_constraint=dict(type='KLLoss')), "hard_constraint.type='KLL"),
+    (dict(hard_constraint=dict(type='MeanImportance', threshold='0.1')),
+     "hard_constraint.threshold='0.1': .* number"),
+    (dict(balance_over='epoch'), "balance_over='epoch': .*'step', 'call'"),
+    (dict(dispatch='fast'), "dispatch='fast'"),
+    (dict(noise=2), 'noise=2'),
+])
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        MoELayer(conv, 6, **options)
+
+
+def test_channels_that_do_not_match():
+    with pytest.raises(ValueError, match='in_channels=8: allowed is 6'):
+        MoELayer(conv, 8)
+    with pytest.raises(ValueError, match='the features have 5 channels'):
+        MoELayer(conv, 6)(torch.randn(1, 5, 4, 4))
+
+
+def test_evaluation_has_no_noise_and_no_mask():
+    layer = MoELayer(
+        conv,
+        6,
+        noise=True,
+        hard_constraint=dict(type='RelativeImportance', threshold=0.3))
+    layer.hard_constraint.relative_importance[:2] = 9
+    x = levels()
+    layer(x)
+    assert layer.routing.masked.tolist() == [True, True, False, False]
+    layer.eval()
+    first, second = layer(x), layer(x)
+    assert not layer.routing.masked.any()
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+def test_balance_over_a_step_or_each_call():
+    # Two levels, each with an expert of its own: balanced together, collapsed
+    # one by one. importance loss of (1, 0): variance 1/2, mean^2 1/4 -> 2.
+    x = [torch.ones(1, 6, 2, 2), -torch.ones(1, 6, 2, 2)]
+    losses = {}
+    for over in ('step', 'call'):
+        layer = MoELayer(
+            conv,
+            6,
+            num_experts=2,
+            top_k=2,
+            balance_over=over,
+            soft_constraint=dict(type='ImportanceLoss', weight=1))
+        layer.gate.bias.data.zero_()
+        layer.gate.weight.data = torch.tensor([[9.0] * 6, [-9.0] * 6])
+        layer(x)
+        losses[over] = layer.collect().losses['importance'].item()
+    assert losses['step'] == pytest.approx(0, abs=1e-5)
+    assert losses['call'] == pytest.approx(2, abs=1e-5)
+
+
+def test_collect_counts_every_call_once():
+    layer = MoELayer(conv, 6, soft_constraint=dict(type='KLLoss'))
+    for x in levels():  # as a tower that is called level by level
+        layer(x)
+    by_call = layer.collect()
+    layer.load_state_dict(layer.state_dict())
+    assert by_call.importance.sum().item() == pytest.approx(1)
+    assert by_call.share.sum().item() == pytest.approx(layer.top_k)
+    assert layer.collect() is None
+
+
+def test_the_loss_trains_the_gate():
+    layer = MoELayer(conv, 6, soft_constraint=dict(type='KLLoss'))
+    layer(levels())
+    sum(layer.collect().losses.values()).backward()
+    assert layer.gate.weight.grad.abs().sum() > 0
+
+
+def test_constraints_that_are_not_collected_are_an_error():
+    for constraint in (dict(soft_constraint=dict(type='KLLoss')),
+                       dict(hard_constraint=dict(type='MeanImportance'))):
+        layer = MoELayer(conv, 6, **constraint)
+        with pytest.raises(RuntimeError, match='MoEHook'):
+            layer(levels())[0].sum().backward()
+
+
+def test_activation_checkpointing_is_an_error():
+    layer = MoELayer(conv, 6, soft_constraint=dict(type='KLLoss'))
+    x = torch.randn(2, 6, 4, 4, requires_grad=True)
+    y = checkpoint(layer, x, use_reentrant=True)
+    layer.collect()
+    with pytest.raises(RuntimeError, match='with_cp'):
+        y.sum().backward()
+
+
+def test_fresh_copies_differ():
+    template = nn.Sequential(conv(), nn.BatchNorm2d(6))
+    copy = fresh_copy(template)
+    assert not torch.equal(copy[0].weight, template[0].weight)
+
+
+def test_the_core_needs_torch_only():
+    # None in sys.modules makes an import fail as if it were not installed.
+    code = '''
+import sys, warnings
+for name in ('mmcv', 'mmengine', 'mmdet'):
+    sys.modules[name] = None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    import mmdet_moe.layers
+assert any('pip install onedl-mmengine' in str(w.message) for w in caught)
+mmdet_moe.layers.MoELayer(lambda: mmdet_moe.layers.moe.nn.Conv2d(4, 4, 1), 4)
+try:
+    mmdet_moe.models
+except ImportError as error:
+    assert 'pip install' in str(error)
+else:
+    raise SystemExit('mmdet_moe.models did not complain')
+'''
+    done = subprocess.run([sys.executable, '-c', code],
+                          capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr

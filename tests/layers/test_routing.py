@@ -1,0 +1,36 @@
+import math
+
+import torch
+
+from mmdet_moe.layers import top_k_routing
+
+
+def test_softmax_over_the_selected_only():
+    # exp(ln 3) : exp(ln 1) = 3 : 1; the third logit must not count.
+    routing = top_k_routing(
+        torch.tensor([[0.0, math.log(3), -1.0]]), top_k=2)
+    assert torch.allclose(routing.weights, torch.tensor([[0.25, 0.75, 0.0]]))
+    assert routing.experts.tolist() == [[1, 0]]
+
+
+def test_ties_go_to_the_lower_index():
+    routing = top_k_routing(torch.zeros(3, 5), top_k=2)
+    assert routing.experts.tolist() == [[0, 1]] * 3
+
+
+def test_masked_experts_are_not_chosen():
+    logits = torch.tensor([[5.0, 1.0, 4.0, 0.0]])
+    masked = torch.tensor([True, False, True, False])
+    routing = top_k_routing(logits, top_k=2, masked=masked)
+    assert routing.experts.tolist() == [[1, 3]]
+    # softmax(1, 0) = 1 / (1 + e^-1) = 0.7311
+    assert torch.allclose(
+        routing.weights, torch.tensor([[0, 0.7311, 0, 0.2689]]), atol=1e-4)
+
+
+def test_rows_sum_to_one_and_have_k_entries():
+    for experts in (1, 2, 7):
+        for top_k in range(1, experts + 1):
+            weights = top_k_routing(torch.randn(50, experts), top_k).weights
+            assert torch.allclose(weights.sum(dim=1), torch.ones(50))
+            assert ((weights > 0).sum(dim=1) == top_k).all()

@@ -1,0 +1,166 @@
+"""The tools from end to end, on a few generated pictures."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+MOE = 'configs/retinanet_moe_fpn_shapes.py'
+
+
+def tool(*args, ok=True):
+    done = subprocess.run([sys.executable, *map(str, args)],
+                          cwd=ROOT,
+                          capture_output=True,
+                          text=True)
+    output = done.stdout + done.stderr
+    assert (done.returncode == 0) == ok, output[-4000:]
+    if not ok:
+        assert 'Traceback' not in output, output[-4000:]
+    return output
+
+
+def on(root, *more):
+    """--cfg-options that put the shapes config on another folder."""
+    loaders = [
+        f'{name}_dataloader.dataset.data_root={root}/'
+        for name in ('train', 'val', 'test')
+    ]
+    metrics = [
+        f'{name}_evaluator.{i}.ann_file={root}/annotations/instances_val.json'
+        for name in ('val', 'test') for i in (0, 1)
+    ]
+    return [
+        '--cfg-options', *loaders, *metrics, 'train_dataloader.batch_size=4',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.persistent_workers=False', *more
+    ]
+
+
+@pytest.fixture(scope='module')
+def trained(shapes, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('work')
+    output = tool('tools/train.py', MOE, '--work-dir', work_dir,
+                  *on(shapes, 'train_cfg.max_epochs=1'))
+    return work_dir, output
+
+
+def test_training_saves_and_logs(trained):
+    work_dir, output = trained
+    state = torch.load(
+        work_dir / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert 'bbox_head.cls_subnet.experts.3.2.weight' in state
+    log = (next(work_dir.rglob('scalars.json'))).read_text()
+    assert 'moe/bbox_head.reg_subnet/share_0' in log
+    assert list(work_dir.rglob('events.out.tfevents*'))
+
+
+def test_resume_goes_on(trained, shapes):
+    work_dir, _ = trained
+    output = tool('tools/train.py', MOE, '--work-dir', work_dir, '--resume',
+                  *on(shapes, 'train_cfg.max_epochs=2'))
+    assert 'resumed epoch: 1, iter: 4' in output
+    assert (work_dir / 'epoch_2.pth').exists()
+
+
+def test_test_prints_ap_by_size_and_expert_tables(trained, shapes, tmp_path):
+    work_dir, _ = trained
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    output = tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
+                  '--out', tmp_path / 'all.pkl',
+                  *on(shapes, 'model.test_cfg.score_thr=0.0'))
+    assert output.count('Average Precision') == 6
+    assert 'area= small' in output
+    assert 'expert weight, %' in output
+    tables = json.loads((tmp_path / 'expert_assignment.json').read_text())
+    assert tables['num_images'] == 8 and set(
+        tables['layers']) == {'cls', 'reg'}
+    assert (tmp_path / 'all.pkl').exists()
+
+
+def test_report(trained, shapes, tmp_path):
+    work_dir, _ = trained
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    output = tool('tools/analysis_tools/expert_report.py', MOE, checkpoint,
+                  '--work-dir', tmp_path, '--pictures', 2,
+                  *on(shapes, 'model.test_cfg.score_thr=0.0'))
+    assert 'reg subnet' in output and 'AP_S' in output
+    page = (tmp_path / 'report.html').read_text()
+    assert page.count('data:image/jpeg') == 4  # two pictures, two subnets
+    assert 'http' not in page.split('<h2>Configuration')[0]  # self-contained
+    numbers = json.loads((tmp_path / 'report.json').read_text())
+    objects = numbers['layers']['cls']['objects']
+    total = sum(row['count'] for row in objects['size'].values())
+    ann_file = shapes / 'annotations' / 'instances_val.json'
+    annotated = len(json.loads(ann_file.read_text())['annotations'])
+    assert total + objects['unassigned'] == annotated
+
+
+def test_no_detections_at_all(trained, shapes, tmp_path):
+    work_dir, _ = trained
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    output = tool('tools/analysis_tools/expert_report.py', MOE, checkpoint,
+                  '--work-dir', tmp_path, '--pictures', 1,
+                  *on(shapes, 'model.test_cfg.score_thr=0.999'))
+    assert 'No detections at all' in output
+    assert (tmp_path / 'report.html').exists()
+
+
+def test_missing_data_names_the_folder(tmp_path):
+    output = tool(
+        'tools/train.py', MOE, '--work-dir', tmp_path / 'w',
+        *on(tmp_path / 'nowhere'), ok=False)
+    assert 'nowhere/annotations/instances_train.json does not exist' in output
+    assert not (tmp_path / 'w').exists()
+
+
+def test_a_picture_that_cannot_be_read(shapes, tmp_path):
+    import shutil
+    root = tmp_path / 'shapes'
+    shutil.copytree(shapes, root)
+    (root / 'val' / '000003.jpg').write_bytes(b'not a picture')
+    checkpoint = tmp_path / 'x.pth'
+    torch.save(dict(state_dict={}), checkpoint)
+    for workers in (0, 1):
+        output = tool(
+            'tools/test.py', MOE, checkpoint, '--work-dir', tmp_path / 'w',
+            *on(root, f'test_dataloader.num_workers={workers}'), ok=False)
+        assert f'error: the picture {root}/val/000003.jpg' in output
+
+
+@pytest.mark.parametrize('args, message', [
+    (['tools/train.py', 'configs/none.py'], 'configs/none.py'),
+    (['tools/test.py', MOE, 'none.pth'], 'none.pth'),
+])
+def test_missing_config_and_checkpoint(args, message, shapes, tmp_path):
+    output = tool(
+        *args, '--work-dir', tmp_path, *on(shapes), ok=False)
+    assert 'error: ' in output and message in output
+
+
+def test_coco_config_on_real_pictures(coco_tiny, tmp_path):
+    """Two iterations of the R50 config; data and scale from the outside."""
+    options = [
+        'model.backbone.init_cfg=None', 'train_pipeline.2.scale=(96,96)',
+        'train_dataloader.dataset.pipeline.2.scale=(96,96)',
+        'test_dataloader.dataset.pipeline.1.scale=(96,96)',
+        'default_hooks.checkpoint.by_epoch=False',
+        'train_cfg._delete_=True', 'train_cfg.type=IterBasedTrainLoop',
+        'train_cfg.max_iters=2', 'train_cfg.val_interval=9'
+    ]
+    for name in ('train', 'val', 'test'):
+        options.append(f'{name}_dataloader.dataset.data_root={coco_tiny}/')
+    for i in (0, 1):
+        for name in ('val', 'test'):
+            options.append(f'{name}_evaluator.{i}.ann_file={coco_tiny}'
+                           '/annotations/instances_val2017.json')
+    tool('tools/train.py', 'configs/retinanet_moe_fpn_coco.py', '--work-dir',
+         tmp_path, '--cfg-options', *options)
+    assert (tmp_path / 'last_checkpoint').exists()
