@@ -33,7 +33,8 @@ def test_config(load_config, name):
         summary = layer.collect()
         assert len(summary.losses) == len(layer.soft_constraints)
         losses.update(summary.losses)
-    total, _ = detector.parse_losses({f'loss_{k}': v for k, v in losses.items()})
+    total, _ = detector.parse_losses(
+        {f'loss_{name}': loss for name, loss in losses.items()})
     total.backward()
     assert torch.isfinite(total)
     detector.eval()

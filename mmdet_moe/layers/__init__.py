@@ -12,12 +12,10 @@ of the selected experts), ``dispatch`` (run them), ``soft_constraints`` and
 from .dispatch import dense_dispatch, sparse_dispatch
 from .experts import fresh_copy
 from .gates import ConvGAPGate, GAPFCGate, Gate, GateNoise
-from .hard_constraints import (HardConstraint, MeanImportance,
-                               RelativeImportance)
+from .hard_constraints import HardConstraint, MeanImportance, RelativeImportance
 from .moe import MoELayer, StepSummary, moe_layers
 from .routing import Routing, top_k_routing
-from .soft_constraints import (ImportanceLoss, KLLoss, importance_loss,
-                               kl_loss)
+from .soft_constraints import ImportanceLoss, KLLoss, importance_loss, kl_loss
 from .statistics import coefficient_of_variation, living_experts
 
 __all__ = [

@@ -5,7 +5,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from .checks import (build, check_choice, check_int, check_keywords, fail)
+from .checks import build, check_choice, check_int, check_keywords, fail
 from .dispatch import DISPATCHES
 from .distributed import all_reduce_sum
 from .gates import GATES, GateNoise

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from mmdet_moe.evaluation import ExpertAssignmentMetric
-from mmdet_moe.evaluation.assignment_table import (assignment_table, size_of,
-                                                   usage)
+from mmdet_moe.evaluation.assignment_table import (
+    assignment_table,
+    size_of,
+    usage,
+)
 
 
 def test_sizes_are_coco_s():
