@@ -1,4 +1,4 @@
-"""Data and configs for the tests: small, generated, or skipped with a reason."""
+"""Data and configs for the tests: generated, or skipped with a reason."""
 from pathlib import Path
 
 import pytest

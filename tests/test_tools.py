@@ -104,6 +104,10 @@ def test_report(trained, shapes, tmp_path):
 
 
 def test_no_detections_at_all(trained, shapes, tmp_path):
+    tool('tools/train.py', MOE, '--work-dir', tmp_path / 'train',
+         *on(shapes, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+             'model.test_cfg.score_thr=0.999',
+             'default_hooks.checkpoint.save_best=coco/bbox_mAP'))
     work_dir, _ = trained
     checkpoint = (work_dir / 'last_checkpoint').read_text()
     output = tool('tools/analysis_tools/expert_report.py', MOE, checkpoint,

@@ -71,7 +71,7 @@ def write_report(runner: Runner, pictures: int = 8) -> Path:
         trim_blocks=True,
         lstrip_blocks=True).get_template('report.html').render(
             numbers=numbers,
-            colours=['#%02x%02x%02x' % c for c in EXPERT_COLOURS],
+            colours=['#{:02x}{:02x}{:02x}'.format(*c) for c in EXPERT_COLOURS],
             pictures=_pictures(runner, pictures, tuple(numbers['layers'])),
             config=runner.cfg.pretty_text)
     return write_text(folder / 'report.html', page)

@@ -40,7 +40,8 @@ class ExpertAssignmentMetric(BaseMetric):
         ``{layer}_importance_cv``, ``{layer}_living_experts``,
         ``{layer}_expert{e}_importance`` (mean weight over all images and
         levels), ``{layer}_expert{e}_{size}`` (mean weight over the objects
-        of that size).
+        of that size). None at all where nothing was detected, as CocoMetric
+        does, so that ``save_best`` passes over that evaluation.
     """
     default_prefix = 'moe'
 
@@ -87,19 +88,20 @@ class ExpertAssignmentMetric(BaseMetric):
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """The scalars; prints the tables and writes the JSON file."""
-        if not any(r['any_detection'] for r in results):
-            print_log(
-                f'No detections at all in the {len(results)} pictures of '
-                f'{self.ann_file}: AP is 0. The model is untrained, its '
-                'score_thr too high, or the checkpoint another one.',
-                logger='current',
-                level=logging.WARNING)
         tables = self.tables(results)
         for layer, table in tables['layers'].items():
             print_log(
                 '\n' + _format(layer, table, SIZES), logger='current')
         if self.outfile is not None:
             write_text(self.outfile, json.dumps(tables, indent=1))
+        if not any(r['any_detection'] for r in results):
+            print_log(
+                f'No detections at all in the {len(results)} pictures of '
+                f'{self.ann_file}, so there is no AP. The model is untrained, '
+                'its score_thr too high, or the checkpoint another one.',
+                logger='current',
+                level=logging.WARNING)
+            return {}
         return _scalars(tables)
 
     def tables(self, results: List[dict]) -> dict:
