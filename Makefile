@@ -29,7 +29,7 @@ test: $(SETUP)
 
 lint: $(SETUP)
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m codespell_lib README.md CHANGELOG.md CONTRIBUTING.md docs mmdet_moe configs tools tests benchmarks
+	$(PYTHON) -m codespell_lib README.md CHANGELOG.md CONTRIBUTING.md docs mmdet_moe configs tools tests
 
 # ---- demo: generated data, RetinaNet-MoE, test, report ----------------------
 DATA := data/shapes

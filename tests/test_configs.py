@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 
@@ -41,6 +42,16 @@ def test_config(load_config, name):
     with torch.no_grad():
         samples = detector(**data, mode='predict')
     assert [len(s.pred_instances) >= 0 for s in samples] == [True, True]
+
+
+def test_every_config_is_in_the_model_index():
+    root = Path(__file__).parents[1]
+    index = yaml.safe_load((root / 'model-index.yml').read_text())
+    listed = [
+        model['Config'] for metafile in index['Import']
+        for model in yaml.safe_load((root / metafile).read_text())['Models']
+    ]
+    assert sorted(listed) == [f'configs/{name}.py' for name in CONFIGS]
 
 
 def test_the_twins_differ_by_their_experts_only(load_config):

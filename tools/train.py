@@ -50,7 +50,7 @@ def main():
             cfg.optim_wrapper.type = 'AmpOptimWrapper'
             cfg.optim_wrapper.loss_scale = 'dynamic'
         if args.auto_scale_lr:
-            cfg.auto_scale_lr.enable = True
+            cfg.merge_from_dict({'auto_scale_lr.enable': True})
         if args.resume is not None:
             cfg.resume = True
             cfg.load_from = None if args.resume == 'auto' else args.resume

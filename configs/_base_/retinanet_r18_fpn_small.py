@@ -38,6 +38,7 @@ param_scheduler = [
         end=max_epochs,
         convert_to_iter_based=True)
 ]
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 
 default_hooks = dict(
     logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))

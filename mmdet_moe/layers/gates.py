@@ -3,6 +3,8 @@
 METHOD: Pavlitska et al. 2022, section III-A (GAP-FC and Conv-GAP gates);
 noise after Shazeer et al. 2017, equation 4.
 """
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -72,7 +74,7 @@ class ConvGAPGate(Gate):
     def __init__(self,
                  in_channels: int,
                  num_experts: int,
-                 hidden_channels: int = None) -> None:
+                 hidden_channels: Optional[int] = None) -> None:
         super().__init__(in_channels, num_experts)
         hidden = in_channels if hidden_channels is None else check_int(
             'hidden_channels', hidden_channels, 1)
