@@ -53,7 +53,7 @@ $(DEMO)/last_epoch: | $(DATA)
 
 $(DEMO)/report.html: $(DEMO)/last_epoch
 	@echo "== testing and writing the report"
-	@$(PYTHON) tools/analysis_tools/expert_report.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --work-dir $(DEMO)
+	@$(PYTHON) tools/analysis_tools/expert_report.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --work-dir $(DEMO) > $(DEMO)/report.log
 
 clean-demo:
 	rm -rf $(DATA) $(DEMO)

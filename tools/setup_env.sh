@@ -36,7 +36,7 @@ find_python() {
             return
         fi
     done
-    stop "no Python 3.10, 3.11 or 3.12 with the venv module was found (found: $(python3 --version 2>&1 || echo none)). Install one (Debian, Ubuntu: apt install python3 python3-venv python3-dev) or name it: make BASE_PYTHON=/path/to/python3.11 ..."
+    stop "no Python 3.10, 3.11 or 3.12 with the venv module was found. Install one (Debian, Ubuntu: apt install python3 python3-venv python3-dev) or name it: make BASE_PYTHON=/path/to/python3.11 ..."
 }
 
 find_compiler() {
@@ -63,6 +63,8 @@ mmcv_works() { "$python" -c 'import torch, mmcv._ext' >/dev/null 2>&1; }
         say "making $venv with $("$base" --version)"
         "$base" -m venv --clear "$venv"
     fi
+    # Before the download, not after it.
+    mmcv_works || find_compiler
     if ! torch_works; then
         say "installing torch and torchvision (a download of some GB, 2 minutes)"
         pip $torch $build
@@ -71,7 +73,6 @@ mmcv_works() { "$python" -c 'import torch, mmcv._ext' >/dev/null 2>&1; }
         torch_works || stop "torch was installed but does not import: $("$python" -c 'import torch, torchvision' 2>&1 | tail -n 1)"
     fi
     if ! mmcv_works; then
-        find_compiler
         say "compiling mmcv (6 to 10 minutes on 2 cores, once)"
         # -g0: debug information doubles the time and is not used.
         export CFLAGS="${CFLAGS:--O2 -g0}" MAX_JOBS="${MAX_JOBS:-$(nproc)}"

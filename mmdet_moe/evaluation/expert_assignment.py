@@ -120,7 +120,7 @@ class ExpertAssignmentMetric(BaseMetric):
             for i, c in enumerate(self._cat_ids())
         }
         layers = {}
-        for layer in results[0]['weights'] if results else ():
+        for layer in sorted(results[0]['weights']) if results else ():
             weights = [r['weights'][layer] for r in results]  # (L, E) each
             levels = {i: f'level {i}' for i in range(len(weights[0]))}
             layers[layer] = dict(
