@@ -9,15 +9,7 @@ scratch, 12 epochs, 6 minutes on 2 CPU cores: AP 0.49, AP50 0.86.
 """
 _base_ = ['./retinanet_fpn_bccd.py', './_base_/moe.py']
 
-model = dict(
-    bbox_head=dict(
-        type='MoERetinaHead',
-        moe_in=('cls', 'reg'),
-        moe=dict(
-            num_experts=4,
-            top_k=2,
-            gate=dict(type='GAPFCGate'),
-            soft_constraint=dict(type='KLLoss', weight=0.5))))
+model = dict(bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
 
 val_evaluator = [
     _base_.val_evaluator,

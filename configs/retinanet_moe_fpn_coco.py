@@ -1,5 +1,7 @@
 """RetinaNet-R50-FPN with mixtures of experts in both subnets, on COCO.
 
+E = 4 experts, K = 2 active, KL loss 0.5: see _base_/moe.py.
+
     python tools/train.py configs/retinanet_moe_fpn_coco.py
 
 Data at data/coco/ (annotations/, train2017/, val2017/). Everything but the
@@ -10,15 +12,7 @@ _base_ = [
     'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './_base_/moe.py'
 ]
 
-model = dict(
-    bbox_head=dict(
-        type='MoERetinaHead',
-        moe_in=('cls', 'reg'),
-        moe=dict(
-            num_experts=4,
-            top_k=2,
-            gate=dict(type='GAPFCGate'),
-            soft_constraint=dict(type='KLLoss', weight=0.5))))
+model = dict(bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
 
 val_evaluator = [
     _base_.val_evaluator,

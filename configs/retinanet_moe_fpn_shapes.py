@@ -7,15 +7,7 @@ From scratch, 6 epochs, 5 minutes on 2 CPU cores: AP 0.42.
 """
 _base_ = ['./retinanet_fpn_shapes.py', './_base_/moe.py']
 
-model = dict(
-    bbox_head=dict(
-        type='MoERetinaHead',
-        moe_in=('cls', 'reg'),
-        moe=dict(
-            num_experts=4,
-            top_k=2,
-            gate=dict(type='GAPFCGate'),
-            soft_constraint=dict(type='KLLoss', weight=0.5))))
+model = dict(bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
 
 val_evaluator = [
     _base_.val_evaluator,

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .datasets.checks import DataError, check_coco_dataset
+from .datasets.checks import DataError, check_coco_dataset, type_name
 
 
 def load_config(path: str,
@@ -34,7 +34,7 @@ def load_config(path: str,
         cfg.work_dir = str(Path('work_dirs', Path(path).stem))
     for key in ('val_evaluator', 'test_evaluator'):
         for metric in _metrics(cfg, key):
-            if (metric.get('type') == 'ExpertAssignmentMetric'
+            if (type_name(metric) == 'ExpertAssignmentMetric'
                     and metric.get('outfile') is None):
                 metric.outfile = str(
                     Path(cfg.work_dir, 'expert_assignment.json'))
@@ -58,8 +58,10 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
     # A large annotation file is read by one process of several.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         for name in loaders:
-            key = f'{name}_dataloader.dataset'
-            check_coco_dataset(key, cfg[f'{name}_dataloader'].dataset)
+            loader = cfg.get(f'{name}_dataloader')
+            if loader is None:  # training without validation
+                continue
+            check_coco_dataset(f'{name}_dataloader.dataset', loader.dataset)
             for i, metric in enumerate(_metrics(cfg, f'{name}_evaluator')):
                 ann_file = metric.get('ann_file')
                 if ann_file and '://' not in ann_file and not os.path.exists(

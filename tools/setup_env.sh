@@ -75,7 +75,9 @@ mmcv_works() { "$python" -c 'import torch, mmcv._ext' >/dev/null 2>&1; }
     if ! mmcv_works; then
         say "compiling mmcv (6 to 10 minutes on 2 cores, once)"
         # -g0: debug information doubles the time and is not used.
-        export CFLAGS="${CFLAGS:--O2 -g0}" MAX_JOBS="${MAX_JOBS:-$(nproc)}"
+        # ninja, which compiles on all cores, is looked up on PATH.
+        PATH=$(cd "$venv/bin" && pwd):$PATH
+        export PATH CFLAGS="${CFLAGS:--O2 -g0}" MAX_JOBS="${MAX_JOBS:-$(nproc)}"
         pip --no-build-isolation "$mmcv"
         if ! mmcv_works; then
             say "a cached wheel of mmcv is there, but for another torch: compiling again"

@@ -6,11 +6,13 @@ from typing import List
 
 import cv2
 import mmcv
+import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from terminaltables import AsciiTable
 
+from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import SIZES
 from mmdet_moe.files import write_text
 from mmdet_moe.visualization import EXPERT_COLOURS, draw_boxes_by_expert
@@ -45,7 +47,7 @@ def write_report(runner: Runner, pictures: int = 8) -> Path:
     """
     outfiles = [
         m.outfile for m in runner.test_evaluator.metrics
-        if type(m).__name__ == 'ExpertAssignmentMetric'
+        if isinstance(m, ExpertAssignmentMetric) and m.outfile
     ]
     if not outfiles:
         raise ValueError(
@@ -107,7 +109,8 @@ def _pictures(runner: Runner, number: int, layers) -> List[dict]:
     classes = dataset.metainfo['classes']
     shown = []
     for i in range(0, len(dataset), step)[:number]:
-        sample = runner.model.test_step(pseudo_collate([dataset[i]]))[0]
+        with torch.no_grad():
+            sample = runner.model.test_step(pseudo_collate([dataset[i]]))[0]
         picture = mmcv.imread(sample.img_path, channel_order='rgb')
         shown.append(
             dict(

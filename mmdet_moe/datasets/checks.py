@@ -1,14 +1,22 @@
 """Checks of COCO-format data before anything is built on it."""
 import json
+import math
 import os
+from collections import Counter
+from numbers import Real
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Callable, Dict, Sequence
 
-import numpy as np
+from mmdet.datasets import CocoDataset
 
 
 class DataError(Exception):
     """The data is not there, or not what it should be; says which file."""
+
+
+def type_name(cfg: dict) -> str:
+    """The class that a config names, without a scope like ``mmdet.``."""
+    return str(cfg.get('type')).rsplit('.', 1)[-1]
 
 
 def check_coco_dataset(key: str, dataset: dict) -> None:
@@ -22,88 +30,137 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
 
     Raises:
         DataError: A file is missing, broken or empty, an annotation is not
-            complete, a class is not in the file, a picture is missing.
+            complete, a class is not in the file, a picture is missing, or no
+            picture is left to train on.
     """
     while 'dataset' in dataset:
         dataset = dataset['dataset']
-    if dataset.get('type') != 'CocoDataset' or 'ann_file' not in dataset:
+    if type_name(dataset) != 'CocoDataset' or 'ann_file' not in dataset:
         return
     root = dataset.get('data_root') or ''
-    ann_file = Path(root, dataset['ann_file'])
-    pictures = Path(root, dataset.get('data_prefix', {}).get('img', ''))
     if '://' in f'{root}{dataset["ann_file"]}':
         return
-    content = read_annotations(key, ann_file, pictures)
-    _check_classes(key, ann_file, content,
-                   dataset.get('metainfo', {}).get('classes', ()))
-    _check_pictures(key, ann_file, content['images'], pictures)
+    ann_file = Path(root, dataset['ann_file'])
+    prefix = dataset.get('data_prefix') or {}
+    pictures = Path(root, prefix.get('img') or '')
+    # As the dataset does it: COCO's classes if none are given.
+    classes = CocoDataset._load_metainfo(dataset.get('metainfo'))['classes']
+    try:
+        content = _read(ann_file, pictures)
+        _check_entries(ann_file, content)
+        _check_classes(ann_file, content, classes)
+        _check_pictures(ann_file, content['images'], pictures)
+        if (dataset.get('filter_cfg') or {}).get('filter_empty_gt'):
+            _check_objects(ann_file, content, classes)
+    except DataError as error:
+        raise DataError(f'{key}: {error}') from None
 
 
-def read_annotations(key: str, ann_file: Path, pictures: Path) -> dict:
-    """The content of an annotation file, complete and consistent."""
-    for path, kind in ((ann_file, 'a COCO-format annotation file'),
-                       (pictures, 'the folder with its pictures')):
-        if not path.exists():
+def _read(ann_file: Path, pictures: Path) -> Any:
+    for path, kind, there in (
+        (ann_file, 'a COCO-format annotation file', ann_file.is_file()),
+        (pictures, 'the folder with its pictures', pictures.is_dir())):
+        if not there:
             raise DataError(
-                f'{key}: {path} does not exist; it should be {kind}. '
+                f'{path} does not exist; it should be {kind}. '
                 f'Expected are {ann_file} and {pictures}{os.sep}: put the '
                 'data there, or give another data_root in the config or with '
                 '--cfg-options.')
     try:
-        content = json.loads(ann_file.read_text(encoding='utf-8'))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f'{key}: {ann_file} is not valid JSON ({error}); is the file '
-            'complete?') from None
-    sections = {
-        'images': ('id', 'file_name', 'height', 'width'),
-        'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
-        'categories': ('id', 'name')
-    }
-    for section, fields in sections.items():
-        if not isinstance(content, dict) or not isinstance(
-                content.get(section), list):
-            raise DataError(f'{key}: {ann_file} has no list {section!r}; a '
-                            'COCO file has ' + ', '.join(sections))
-        for i, entry in enumerate(content[section]):
-            missing = [f for f in fields if f not in entry]
-            if missing:
-                raise DataError(f'{key}: {section}[{i}] in {ann_file} has no '
-                                f'{missing[0]!r}')
+        return json.loads(ann_file.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise DataError(f'{ann_file} cannot be read: {error}') from None
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise DataError(f'{ann_file} is not valid JSON ({error}); is the file '
+                        'complete?') from None
+
+
+def _is_id(x: Any) -> bool:
+    return isinstance(x, (int, str))
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Real) and math.isfinite(x)
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, list) and len(x) == 4 and all(map(_is_number, x))
+
+
+def _is_name(x: Any) -> bool:
+    return isinstance(x, str) and x != ''
+
+
+#: What is needed of a COCO file, and how to tell that it is there.
+_FIELDS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
+    'images':
+    dict(id=_is_id, file_name=_is_name, height=_is_number, width=_is_number),
+    'annotations':
+    dict(
+        id=_is_id,
+        image_id=_is_id,
+        category_id=_is_id,
+        bbox=_is_box,
+        area=_is_number),
+    'categories':
+    dict(id=_is_id, name=_is_name)
+}
+
+
+def _check_entries(ann_file: Path, content: Any) -> None:
+    """All lists and fields are there, ids are unique and refer to something."""
+    ids = {}
+    for section, fields in _FIELDS.items():
+        entries = content.get(section) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise DataError(f'{ann_file} has no list {section!r}; a COCO file '
+                            'has ' + ', '.join(_FIELDS))
+        for i, entry in enumerate(entries):
+            for field, sound in fields.items():
+                value = entry.get(field) if isinstance(entry, dict) else entry
+                if not isinstance(entry, dict) or not sound(value):
+                    raise DataError(f'{section}[{i}] in {ann_file} has no '
+                                    f'sound {field!r}: {repr(value)[:80]}')
+        counts = Counter(entry['id'] for entry in entries)
+        twice = [i for i, number in counts.items() if number > 1]
+        if twice:
+            raise DataError(
+                f'{ann_file} has the id {twice[0]} in {section!r} twice')
+        ids[section] = counts
     if not content['images']:
-        raise DataError(f'{key}: {ann_file} has no pictures in it')
-    known = {
-        'image_id': {i['id'] for i in content['images']},
-        'category_id': {c['id'] for c in content['categories']}
-    }
+        raise DataError(f'{ann_file} has no pictures in it')
     for annotation in content['annotations']:
-        for field, ids in known.items():
-            if annotation[field] not in ids:
+        for field, section in (('image_id', 'images'), ('category_id',
+                                                        'categories')):
+            if annotation[field] not in ids[section]:
                 raise DataError(
-                    f'{key}: annotation {annotation["id"]} in {ann_file} has '
+                    f'annotation {annotation["id"]} in {ann_file} has '
                     f'{field} {annotation[field]}, which the file does not '
                     'define')
-        if np.shape(annotation['bbox']) != (4, ):
-            raise DataError(f'{key}: annotation {annotation["id"]} in '
-                            f'{ann_file} has bbox {annotation["bbox"]}, not '
-                            '[x, y, width, height]')
-    return content
 
 
-def _check_classes(key: str, ann_file: Path, content: dict,
+def _check_classes(ann_file: Path, content: dict,
                    classes: Sequence[str]) -> None:
     names = [c['name'] for c in content['categories']]
     for name in classes:
         if name not in names:
             raise DataError(
-                f'{key}: the class {name!r} of metainfo is not a category of '
+                f'the class {name!r} of metainfo is not a category of '
                 f'{ann_file}, which has ' + ', '.join(names[:10]) +
                 (', ...' if len(names) > 10 else ''))
 
 
-def _check_pictures(key: str, ann_file: Path, images: Sequence[dict],
+def _check_objects(ann_file: Path, content: dict,
+                   classes: Sequence[str]) -> None:
+    wanted = {c['id'] for c in content['categories'] if c['name'] in classes}
+    if not any(a['category_id'] in wanted for a in content['annotations']):
+        raise DataError(f'{ann_file} has no object of the classes ' +
+                        ', '.join(list(classes)[:10]) +
+                        ': there is nothing to train on')
+
+
+def _check_pictures(ann_file: Path, images: Sequence[dict],
                     folder: Path) -> None:
-    # One listing per folder: asking for each of 118,000 files takes longer.
     sizes = {}
     for sub in {Path(i['file_name']).parent for i in images}:
         if (folder / sub).is_dir():
@@ -114,6 +171,6 @@ def _check_pictures(key: str, ann_file: Path, images: Sequence[dict],
         bad = [i['file_name'] for i in images if wrong(Path(i['file_name']))]
         if bad:
             raise DataError(
-                f'{key}: {len(bad)} of the {len(images)} pictures of '
-                f'{ann_file} are {what} in {folder}{os.sep}: ' +
-                ', '.join(bad[:3]) + (', ...' if len(bad) > 3 else ''))
+                f'{len(bad)} of the {len(images)} pictures of {ann_file} are '
+                f'{what} in {folder}{os.sep}: ' + ', '.join(bad[:3]) +
+                (', ...' if len(bad) > 3 else ''))

@@ -2,6 +2,9 @@
 from typing import Dict, Mapping
 
 import numpy as np
+import torch
+
+from mmdet_moe.layers import coefficient_of_variation, living_experts
 
 #: COCO's object sizes and the areas in pixels between them.
 SIZES = ('small', 'medium', 'large')
@@ -26,12 +29,16 @@ def usage(weights: np.ndarray) -> dict:
         number with a share above 0.
     """
     importance, share = weights.mean(axis=0), (weights > 0).mean(axis=0)
+    cv = [
+        coefficient_of_variation(torch.from_numpy(x)).item()
+        for x in (importance, share)
+    ]
     return dict(
         importance=importance.tolist(),
         share=share.tolist(),
-        importance_cv=_cv(importance),
-        share_cv=_cv(share),
-        living_experts=int((share > 0).sum()))
+        importance_cv=cv[0],
+        share_cv=cv[1],
+        living_experts=living_experts(torch.from_numpy(share)))
 
 
 def assignment_table(weights: np.ndarray, group: np.ndarray,
@@ -60,7 +67,3 @@ def assignment_table(weights: np.ndarray, group: np.ndarray,
                 leading=(leaders / len(rows)).tolist())
         table[name] = row
     return table
-
-
-def _cv(x: np.ndarray) -> float:
-    return float(x.std(ddof=1) / x.mean()) if len(x) > 1 else 0.0

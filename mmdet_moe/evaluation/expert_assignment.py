@@ -91,7 +91,7 @@ class ExpertAssignmentMetric(BaseMetric):
         tables = self.tables(results)
         for layer, table in tables['layers'].items():
             print_log(
-                '\n' + _format(layer, table, SIZES), logger='current')
+                '\n' + _format(layer, table), logger='current')
         if self.outfile is not None:
             write_text(self.outfile, json.dumps(tables, indent=1))
         if not any(r['any_detection'] for r in results):
@@ -207,7 +207,7 @@ def _scalars(tables: dict) -> Dict[str, float]:
     return scalars
 
 
-def _format(layer: str, table: dict, sizes: Sequence[str]) -> str:
+def _format(layer: str, table: dict) -> str:
     """The table that is printed: a row for each expert, per cent."""
     objects = table['objects']
     columns = {**objects['size'], **objects['level']}

@@ -23,8 +23,10 @@ class MoEHook(Hook):
       log file, the JSON and every visualization back end.
 
     Raises:
-        ValueError: Before training, if the model has no MoE layer, or a
-            layer with a constraint has a gate that is frozen.
+        ValueError: Before training, if the model has no MoE layer, a layer
+            with a constraint has a gate that is frozen, or an expert has
+            SyncBatchNorm.
+        RuntimeError: A layer with a constraint was not called in a step.
     """
     priority = 'NORMAL'  # before the LoggerHook writes
 
@@ -43,6 +45,8 @@ class MoEHook(Hook):
                 "type='MoERetinaHead' as the head or type='MoEFPN' as the "
                 'neck, or remove the hook')
         for name, layer in self._layers.items():
+            layer.check_collectives()  # sync_bn converts after the build
+            layer.recording = True
             if layer.constrained and not any(
                     p.requires_grad for p in layer.gate.parameters()):
                 raise ValueError(
@@ -91,6 +95,12 @@ class MoEHook(Hook):
         if kwargs.get('mode') != 'loss' or not torch.is_grad_enabled():
             return None
         summaries = {n: layer.collect() for n, layer in self._layers.items()}
+        for name, layer in self._layers.items():
+            if layer.constrained and summaries[name] is None:
+                raise RuntimeError(
+                    f'{name} has a constraint, but was not called in training '
+                    'mode in this step, so the constraint would have no '
+                    'effect: the layer is in eval mode or not in use')
         self._summaries = {n: s for n, s in summaries.items() if s is not None}
         for name, summary in self._summaries.items():
             for constraint, loss in summary.losses.items():

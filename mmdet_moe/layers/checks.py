@@ -44,8 +44,8 @@ def check_subset(key: str, values: Any, choices) -> tuple:
     """
     values = (values, ) if isinstance(values, str) else values
     if (not isinstance(values, (tuple, list)) or not values
-            or len(set(values)) != len(values)
-            or any(v not in choices for v in values)):
+            or any(v not in tuple(choices) for v in values)
+            or len(set(values)) != len(values)):
         fail(key, values,
               'one or more of ' + ', '.join(repr(c) for c in choices))
     return tuple(values)

@@ -35,29 +35,29 @@ def sparse_dispatch(levels: Sequence[Tensor], routing: Routing,
                     experts: Sequence[nn.Module]) -> List[Tensor]:
     """Run each expert once per level, on its own samples only.
 
-    The selection of all levels is brought to the host in one transfer.
+    Which sample goes where is brought to the host in one transfer for all
+    levels: wherever the weight is not 0, NaN included.
     Experts without a sample are not run at all: an empty batch would turn
     the running statistics of a BatchNorm into NaN.
     """
     batch = len(levels[0])
-    selected = routing.experts.cpu()
+    used = (routing.weights != 0).cpu()
     outputs = [
-        _mix(x, part.weights, chosen, experts) for x, part, chosen in zip(
-            levels, routing.split(batch), selected.split(batch))
+        _mix(x, part.weights, mine, experts) for x, part, mine in zip(
+            levels, routing.split(batch), used.split(batch))
     ]
     if world_size() > 1 and torch.is_grad_enabled():
-        idle = set(range(len(experts))) - set(selected.unique().tolist())
-        outputs[0] = outputs[0] + _tie([experts[e] for e in idle]).to(
-            outputs[0])
+        idle = [experts[e] for e in (~used.any(dim=0)).nonzero().flatten()]
+        outputs[0] = outputs[0] + _tie(idle).to(outputs[0])
     return outputs
 
 
-def _mix(x: Tensor, weights: Tensor, selected: Tensor,
+def _mix(x: Tensor, weights: Tensor, used: Tensor,
          experts: Sequence[nn.Module]) -> Tensor:
-    """One level: x (B, ...), weights (B, E), selected (B, K) on the host."""
+    """One level: x (B, ...), weights (B, E), used (B, E) on the host."""
     mixture = None
-    for e in selected.unique().tolist():
-        rows = (selected == e).any(dim=1).nonzero().squeeze(1).to(x.device)
+    for e in used.any(dim=0).nonzero().flatten().tolist():
+        rows = used[:, e].nonzero().squeeze(1).to(x.device)
         everything = len(rows) == len(x)
         y = experts[e](x if everything else x.index_select(0, rows))
         y = _scale(y, weights[:, e].index_select(0, rows))

@@ -59,7 +59,7 @@ class GAPFCGate(Gate):
         _reset_affine(self.weight, self.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        return F.linear(global_average_pool(x), self.weight, self.bias)
+        return _affine(global_average_pool(x), self.weight, self.bias)
 
 
 class ConvGAPGate(Gate):
@@ -90,8 +90,9 @@ class ConvGAPGate(Gate):
         _reset_affine(self.weight, self.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        hidden = F.conv2d(x, self.conv_weight, self.conv_bias, padding=1)
-        return F.linear(
+        hidden = F.conv2d(
+            x, self.conv_weight.float(), self.conv_bias.float(), padding=1)
+        return _affine(
             global_average_pool(hidden.relu()), self.weight, self.bias)
 
 
@@ -115,8 +116,13 @@ class GateNoise(nn.Module):
         """(N, C, H, W) -> float32 noise (N, E)."""
         with torch.autocast(x.device.type, enabled=False):
             scale = F.softplus(
-                F.linear(global_average_pool(x.float()), self.weight))
+                F.linear(global_average_pool(x.float()), self.weight.float()))
             return torch.randn_like(scale) * (scale + self.floor)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Fully connected, in float32 even in a model that was cast to half."""
+    return F.linear(x, weight.float(), bias.float())
 
 
 def _reset_affine(weight: Tensor, bias: Tensor) -> None:

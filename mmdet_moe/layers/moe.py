@@ -141,6 +141,9 @@ class MoELayer(nn.Module):
             top_k=top_k)
         self.experts = nn.ModuleList(expert() for _ in range(num_experts))
         self._check_expert_channels()
+        self.check_collectives()
+        #: Whether calls in training are kept for :meth:`collect`.
+        self.recording = self.constrained
         #: The latest decision, without its graph; None before the first call.
         self.routing: Optional[Routing] = None
         self._records: List[_Record] = []
@@ -159,7 +162,7 @@ class MoELayer(nn.Module):
             return self.forward([x])[0]
         routing = self.route(x)
         self.routing = routing.detach()
-        if self.training and torch.is_grad_enabled():
+        if self.recording and self.training and torch.is_grad_enabled():
             self._record(routing, batch=len(x[0]))
         return self.dispatch(x, routing, self.experts)
 
@@ -175,7 +178,8 @@ class MoELayer(nn.Module):
 
         Called once after the forward pass of the model and before its
         backward pass. Sums over all ranks, so every rank must call it.
-        Returns None if the layer was not called.
+        Returns None if no call was recorded. A layer without a constraint
+        records only if its ``recording`` is set.
         """
         records, guards = self._records, self._guards
         self.discard()
@@ -222,7 +226,7 @@ class MoELayer(nn.Module):
 
     def _record(self, routing: Routing, batch: int) -> None:
         self._records += [
-            _Record(part.weights.sum(dim=0), load(part))
+            _Record(part.weights.sum(dim=0), load(part.weights))
             for part in routing.split(batch)
         ]
         if self.constrained and routing.weights.requires_grad:
@@ -238,6 +242,9 @@ class MoELayer(nn.Module):
             keyed = {'soft_constraint': cfgs}
         constraints = tuple(
             build(key, cfg, SOFT_CONSTRAINTS) for key, cfg in keyed.items())
+        names = [constraint.name for constraint in constraints]
+        if len(set(names)) < len(names):
+            fail('soft_constraint', cfgs, 'each type once')
         for constraint in constraints:
             if self.top_k < constraint.top_k_min and self.num_experts > 1:
                 fail('top_k', self.top_k,
@@ -245,6 +252,18 @@ class MoELayer(nn.Module):
                       f'constraint {constraint!r}: with one expert per sample '
                       'its weight is always 1, and the loss has no gradient')
         return constraints
+
+    def check_collectives(self) -> None:
+        """Refuse SyncBatchNorm in an expert.
+
+        It waits for the other ranks at every call, and ranks call different
+        experts.
+        """
+        for module in self.experts.modules():
+            if isinstance(module, nn.SyncBatchNorm):
+                fail('norm', 'SyncBN',
+                     'GN or BN in experts: ranks that run different experts '
+                     'would wait for each other forever')
 
     def _check_expert_channels(self) -> None:
         for module in self.experts[0].modules():

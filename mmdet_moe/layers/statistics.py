@@ -3,17 +3,14 @@
 Importance of an expert: the sum of its weights over the samples. Load: the
 number of samples that it was selected for.
 """
-import torch
 from torch import Tensor
 
 EPS = 1e-10
 
 
-def load(routing) -> Tensor:
-    """Samples per expert: :class:`Routing` -> (E,) float32."""
-    counts = torch.bincount(
-        routing.experts.flatten(), minlength=routing.logits.shape[-1])
-    return counts.to(routing.logits.dtype)
+def load(weights: Tensor) -> Tensor:
+    """Samples per expert: weights (N, E) -> (E,) float32."""
+    return (weights != 0).sum(dim=0).to(weights.dtype)
 
 
 def squared_cv(x: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """ConvMoE: a convolution layer of MMCV's whose experts are convolutions."""
 from functools import partial
 
+from mmengine.model import kaiming_init
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers.checks import fail
 from mmdet_moe.layers.moe import check_moe
 
 
@@ -42,6 +44,8 @@ class MoEConv(MoELayer):
             groups=groups,
             bias=bias)
         super().__init__(expert, in_channels, **check_moe(moe))
+        for conv in self.experts:  # as ConvModule does with a convolution
+            kaiming_init(conv, nonlinearity='relu')
         # What mmcv's ConvModule reads off its convolution.
         like = self.experts[0]
         for name in ('out_channels', 'kernel_size', 'stride', 'padding',
@@ -51,6 +55,9 @@ class MoEConv(MoELayer):
     @classmethod
     def like(cls, conv: nn.Conv2d, moe: dict) -> 'MoEConv':
         """Experts of the shape of ``conv``, with new parameters."""
+        if type(conv) is not nn.Conv2d:
+            fail('conv_cfg', type(conv).__name__,
+                 'Conv2d where the experts are convolutions')
         return cls(
             conv.in_channels,
             conv.out_channels,

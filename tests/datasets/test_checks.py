@@ -57,10 +57,14 @@ def test_broken_json(dataset):
 @pytest.mark.parametrize('change, message', [
     (lambda c: c['images'].clear(), 'has no pictures in it'),
     (lambda c: c.pop('categories'), "has no list 'categories'"),
-    (lambda c: c['annotations'][3].pop('bbox'), r"annotations\[3\].*'bbox'"),
-    (lambda c: c['annotations'][3].update(bbox=[1, 2]), r'bbox \[1, 2\]'),
+    (lambda c: c['annotations'][3].pop('bbox'), r"\[3\].*'bbox': None"),
+    (lambda c: c['annotations'][3].update(bbox=[1, 2]), r"'bbox': \[1, 2\]"),
     (lambda c: c['annotations'][3].update(image_id=-5), 'image_id -5'),
     (lambda c: c['categories'].pop(0), 'category_id 1'),
+    (lambda c: c['annotations'].insert(0, 'nothing'), r"\[0\].*'nothing'"),
+    (lambda c: c['annotations'][1].update(area=None), "'area': None"),
+    (lambda c: c['images'][1].update(id=c['images'][0]['id']), 'id 0 .*twice'),
+    (lambda c: c['images'][2].update(file_name=None), "'file_name': None"),
     (lambda c: c['images'][2].update(file_name='x.jpg'),
      '1 of the 8 pictures .* missing in .*: x.jpg'),
 ])
@@ -72,6 +76,18 @@ def test_broken_content(dataset, change, message):
 def test_class_that_the_file_does_not_have(dataset):
     check({**dataset, 'metainfo': dict(classes=('zebra', ))},
           "class 'zebra' .* which has disc, square")
+
+
+def test_coco_s_own_classes_are_the_default(dataset):
+    del dataset['metainfo']
+    check(dataset, "class 'person' .* which has disc")
+
+
+def test_nothing_to_train_on(dataset):
+    edit(dataset, lambda c: c['annotations'].clear())
+    check_coco_dataset('val_dataloader.dataset', dataset)
+    check({**dataset, 'filter_cfg': dict(filter_empty_gt=True)},
+          'no object of the classes disc, ring')
 
 
 def test_empty_picture(dataset):

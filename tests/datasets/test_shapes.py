@@ -56,6 +56,18 @@ def test_crowds_and_occlusion(big):
     coco = big[1]
     per_picture = np.array([len(coco.getAnnIds([i])) for i in coco.imgs])
     assert per_picture.max() >= 8 > 3 >= per_picture.min()
+    # A whole disc fills pi/4 = 0.79 of its box; what covers one takes from
+    # that. Discs that leave the picture are left out.
+    filled = [
+        a['area'] / (a['bbox'][2] * a['bbox'][3])
+        for a in coco.anns.values() if a['category_id'] == 1
+        and a['area'] > 300 and min(a['bbox'][:2]) > 0
+        and a['bbox'][0] + a['bbox'][2] < 256
+        and a['bbox'][1] + a['bbox'][3] < 192
+    ]
+    whole = np.isclose(filled, np.pi / 4, atol=0.06)
+    assert 0.4 < whole.mean() < 0.95
+    assert min(filled) > 0.15
 
 
 def test_same_seed_same_files_and_more_pictures_only_add(tmp_path):

@@ -93,6 +93,19 @@ def test_a_model_without_experts_is_an_error(tmp_path):
         train(tmp_path, Tower(with_moe=False))
 
 
+def test_a_constrained_layer_that_does_not_train_is_an_error(tmp_path):
+
+    class Frozen(Tower):
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.tower.eval()
+            return self
+
+    with pytest.raises(RuntimeError, match='tower has a constraint, but was'):
+        train(tmp_path, Frozen(soft_constraint=dict(type='KLLoss')))
+
+
 def test_a_frozen_gate_with_a_constraint_is_an_error(tmp_path):
     model = Tower(soft_constraint=dict(type='KLLoss'))
     model.tower.gate.requires_grad_(False)

@@ -46,6 +46,15 @@ def test_equals_dense(expert, experts, top_k):
     assert_same(layer, [torch.randn(3, 6, 8, 7), torch.randn(3, 6, 4, 4)])
 
 
+def test_a_weight_of_zero_is_not_computed():
+    layer = MoELayer(conv, 6, num_experts=3, top_k=2)
+    # exp(-200) is 0 in float32
+    layer.gate.bias.data = torch.tensor([0.0, -200.0, -300.0])
+    layer.gate.weight.data.zero_()
+    layer(torch.randn(2, 6, 4, 4)).sum().backward()
+    assert [e.weight.grad is None for e in layer.experts] == [0, 1, 1]
+
+
 def test_one_sample():
     assert_same(MoELayer(subnet, 6, top_k=2), [torch.randn(1, 6, 5, 5)])
 

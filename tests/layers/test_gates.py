@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,7 @@ def test_float32_under_autocast(gate):
         inside = gate(x)
     assert inside.dtype == torch.float32
     assert torch.equal(inside, gate(x))
+    assert copy.deepcopy(gate).half()(x.half()).dtype == torch.float32
 
 
 @pytest.mark.parametrize('gate', [GAPFCGate(8, 4), ConvGAPGate(8, 4)])

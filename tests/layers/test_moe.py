@@ -1,3 +1,4 @@
+import copy
 import math
 import subprocess
 import sys
@@ -12,6 +13,14 @@ from mmdet_moe.layers import MoELayer, fresh_copy
 
 def conv():
     return nn.Conv2d(6, 6, 3, padding=1)
+
+
+def sign_routed(**options):
+    """Two experts: 0 for positive features, 1 for negative ones."""
+    layer = MoELayer(conv, 6, num_experts=2, **options)
+    layer.gate.bias.data.zero_()
+    layer.gate.weight.data = torch.tensor([[9.0] * 6, [-9.0] * 6])
+    return layer
 
 
 def levels():
@@ -35,6 +44,7 @@ def levels():
     (dict(soft_constraint=[dict(type='KLLoss', weight=math.nan)]),
      r'soft_constraint\[0\].weight=nan'),
     (dict(soft_constraint=dict(type='KLLoss'), top_k=1), 'top_k=1: .* 2'),
+    (dict(soft_constraint=[dict(type='KLLoss')] * 2), 'each type once'),
     (dict(hard_constraint=dict(type='KLLoss')), "hard_constraint.type='KLL"),
     (dict(hard_constraint=dict(type='MeanImportance', threshold='0.1')),
      "hard_constraint.threshold='0.1': .* number"),
@@ -76,15 +86,9 @@ def test_balance_over_a_step_or_each_call():
     x = [torch.ones(1, 6, 2, 2), -torch.ones(1, 6, 2, 2)]
     losses = {}
     for over in ('step', 'call'):
-        layer = MoELayer(
-            conv,
-            6,
-            num_experts=2,
-            top_k=2,
+        layer = sign_routed(
             balance_over=over,
             soft_constraint=dict(type='ImportanceLoss', weight=1))
-        layer.gate.bias.data.zero_()
-        layer.gate.weight.data = torch.tensor([[9.0] * 6, [-9.0] * 6])
         layer(x)
         losses[over] = layer.collect().losses['importance'].item()
     assert losses['step'] == pytest.approx(0, abs=1e-5)
@@ -92,14 +96,24 @@ def test_balance_over_a_step_or_each_call():
 
 
 def test_collect_counts_every_call_once():
-    layer = MoELayer(conv, 6, soft_constraint=dict(type='KLLoss'))
-    for x in levels():  # as a tower that is called level by level
-        layer(x)
-    by_call = layer.collect()
-    layer.load_state_dict(layer.state_dict())
-    assert by_call.importance.sum().item() == pytest.approx(1)
-    assert by_call.share.sum().item() == pytest.approx(layer.top_k)
+    # Three samples for expert 0 in one call, one for expert 1 in the other:
+    # as a tower that is called level by level. KL of (3/4, 1/4) from uniform.
+    layer = sign_routed(top_k=1)
+    layer.recording = True
+    layer(torch.ones(3, 6, 2, 2))
+    layer(-torch.ones(1, 6, 2, 2))
+    summary = layer.collect()
+    assert summary.importance.tolist() == pytest.approx([0.75, 0.25])
+    assert summary.share.tolist() == pytest.approx([0.75, 0.25])
     assert layer.collect() is None
+
+
+def test_without_a_constraint_nothing_is_kept():
+    layer = MoELayer(conv, 6)
+    for _ in range(3):
+        layer(levels())[0].sum().backward()
+    assert layer.collect() is None
+    copy.deepcopy(layer)  # fails where a graph is held
 
 
 def test_the_loss_trains_the_gate():
@@ -124,6 +138,11 @@ def test_activation_checkpointing_is_an_error():
     layer.collect()
     with pytest.raises(RuntimeError, match='with_cp'):
         y.sum().backward()
+
+
+def test_synchronised_batchnorm_is_refused():
+    with pytest.raises(ValueError, match='SyncBN'):
+        MoELayer(lambda: nn.Sequential(conv(), nn.SyncBatchNorm(6)), 6)
 
 
 def test_fresh_copies_differ():

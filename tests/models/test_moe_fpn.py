@@ -40,6 +40,8 @@ def test_only_the_named_convolutions_have_experts():
     (dict(moe_in='top'), "moe_in=.*top.*'output', 'lateral'"),
     (dict(moe=dict(gates=1)), 'moe.gates=1'),
     (dict(moe=dict(top_k=9)), 'top_k=9'),
+    (dict(moe=None), 'moe=None: allowed is a dict'),
+    (dict(conv_cfg=dict(type='ConvWS')), "conv_cfg='ConvWS2d'"),
 ])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -115,6 +115,8 @@ def test_priors_and_gates_after_initialisation(load_config):
     (dict(moe_in='mask'), 'moe_in'),
     (dict(moe=dict(num_expert=4)), 'moe.num_expert=4: .*num_experts'),
     (dict(moe=dict(expert=None)), 'moe.expert'),
+    (dict(moe_in=[['cls']]), 'moe_in'),
+    (dict(norm_cfg=dict(type='SyncBN')), "norm='SyncBN'"),
     (dict(moe=4), 'moe=4: allowed is a dict'),
     (dict(moe=dict(num_experts=2, top_k=3)), 'top_k=3'),
 ])

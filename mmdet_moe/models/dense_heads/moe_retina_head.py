@@ -1,5 +1,5 @@
 from functools import partial
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmdet.models.dense_heads import RetinaHead
@@ -32,7 +32,8 @@ class MoERetinaHead(RetinaHead):
     it gives none).
 
     Args:
-        moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`.
+        moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`;
+            required.
         moe_in: Which subnets: ``'cls'``, ``'reg'``, or both with a gate each.
         args, kwargs: As of RetinaHead.
 
@@ -46,7 +47,7 @@ class MoERetinaHead(RetinaHead):
 
     def __init__(self,
                  *args,
-                 moe: dict,
+                 moe: Optional[dict] = None,
                  moe_in: Union[str, Sequence[str]] = ('cls', 'reg'),
                  init_cfg: Union[dict, List[dict], None] = None,
                  **kwargs) -> None:

@@ -1,4 +1,4 @@
-from typing import Sequence, Union
+from typing import Optional, Sequence, Union
 
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
@@ -17,7 +17,8 @@ class MoEFPN(FPN):
     decides once per image.
 
     Args:
-        moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`.
+        moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`;
+            required.
         moe_in: Which convolutions: ``'output'`` (with those of the extra
             levels), ``'lateral'``, or both.
         args, kwargs: As of FPN.
@@ -33,7 +34,7 @@ class MoEFPN(FPN):
 
     def __init__(self,
                  *args,
-                 moe: dict,
+                 moe: Optional[dict] = None,
                  moe_in: Union[str, Sequence[str]] = ('output', ),
                  **kwargs) -> None:
         super().__init__(*args, **kwargs)
