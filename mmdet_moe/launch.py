@@ -1,31 +1,66 @@
 """From a config file to a runner: what the tools have in common."""
+import argparse
 import os
 import re
 import sys
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Optional, Sequence
 
-from mmengine.config import Config
+import torch
+from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .datasets.checks import DataError, check_coco_dataset, type_name
 
 
+def add_arguments(parser: argparse.ArgumentParser,
+                  launcher: bool = True) -> None:
+    """Add the options that MMDetection's tools share.
+
+    Args:
+        parser: Of the tool.
+        launcher: Whether the tool runs in several processes as well.
+    """
+    parser.add_argument('--work-dir', help='folder for what is written')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings of the config to override, as key=value')
+    if launcher:
+        parser.add_argument(
+            '--launcher',
+            choices=('none', 'pytorch', 'slurm', 'mpi'),
+            default='none',
+            help='how the processes are started')
+        # torch's launcher gives it, or sets the variable itself.
+        parser.add_argument(
+            '--local_rank', '--local-rank', type=int, default=0)
+
+
 def load_config(path: str,
                 *,
                 work_dir: Optional[str] = None,
                 cfg_options: Optional[dict] = None,
-                launcher: str = 'none') -> Config:
+                launcher: str = 'none',
+                local_rank: int = 0,
+                checkpoint: Optional[str] = None) -> Config:
     """Read a config and apply what was said on the command line.
 
     The working folder is, in this order: ``work_dir``, that of the config,
     ``work_dirs/{name of the config}``. An ExpertAssignmentMetric without an
-    ``outfile`` writes ``expert_assignment.json`` there.
+    ``outfile`` writes ``expert_assignment.json`` there. ``checkpoint`` is
+    what will be loaded, for testing.
+
+    Raises:
+        DataError: The checkpoint is not there, or is none.
     """
     cfg = Config.fromfile(path)
     cfg.launcher = launcher
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if cfg_options is not None:
         cfg.merge_from_dict(cfg_options)
     if work_dir is not None:
@@ -38,6 +73,9 @@ def load_config(path: str,
                     and metric.get('outfile') is None):
                 metric.outfile = str(
                     Path(cfg.work_dir, 'expert_assignment.json'))
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint)
+        cfg.load_from = checkpoint
     return cfg
 
 
@@ -95,6 +133,20 @@ def clear_errors() -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             sys.exit(f'error: {error}')
         raise
+
+
+def _check_checkpoint(path: str) -> None:
+    if '://' in path:
+        return
+    if not os.path.isfile(path):
+        raise DataError(f'the checkpoint {path} does not exist')
+    # torch writes zip archives; a file that was cut off is no zip any more.
+    if not zipfile.is_zipfile(path):
+        try:
+            torch.load(path, map_location='cpu', weights_only=False)
+        except Exception:
+            raise DataError(f'{path} is not a checkpoint, or is not '
+                            'complete') from None
 
 
 def _metrics(cfg: Config, key: str) -> list:

@@ -141,7 +141,8 @@ def test_a_picture_that_cannot_be_read(shapes, tmp_path):
 
 @pytest.mark.parametrize('args, message', [
     (['tools/train.py', 'configs/none.py'], 'configs/none.py'),
-    (['tools/test.py', MOE, 'none.pth'], 'none.pth'),
+    (['tools/test.py', MOE, 'none.pth'], 'none.pth does not exist'),
+    (['tools/test.py', MOE, 'README.md'], 'README.md is not a checkpoint'),
 ])
 def test_missing_config_and_checkpoint(args, message, shapes, tmp_path):
     output = tool(

@@ -1,16 +1,18 @@
 """Train a detector."""
 import argparse
-import os
 
-from mmengine.config import DictAction
-
-from mmdet_moe.launch import build_runner, clear_errors, load_config
+from mmdet_moe.launch import (
+    add_arguments,
+    build_runner,
+    clear_errors,
+    load_config,
+)
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    add_arguments(parser)
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision (needs a GPU)')
     parser.add_argument(
@@ -23,29 +25,18 @@ def parse_args():
         const='auto',
         help='checkpoint to resume from; the latest one in the work folder '
         'if none is named')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings of the config to override, as key=value')
-    parser.add_argument(
-        '--launcher',
-        choices=('none', 'pytorch', 'slurm', 'mpi'),
-        default='none',
-        help='how the processes are started')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     with clear_errors():
         cfg = load_config(
             args.config,
             work_dir=args.work_dir,
             cfg_options=args.cfg_options,
-            launcher=args.launcher)
+            launcher=args.launcher,
+            local_rank=args.local_rank)
         if args.amp:
             cfg.optim_wrapper.type = 'AmpOptimWrapper'
             cfg.optim_wrapper.loss_scale = 'dynamic'
