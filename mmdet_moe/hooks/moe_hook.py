@@ -7,6 +7,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from mmdet_moe.layers import MoELayer, StepSummary, moe_layers
+from mmdet_moe.layers.compatibility import check_collectives
 
 
 @HOOKS.register_module()
@@ -16,11 +17,15 @@ class MoEHook(Hook):
     - The soft constraints of all layers are added to the losses that the
       detector returns, as ``loss_moe_{constraint}/{layer}``, and so are
       trained and logged.
-    - Hard constraints move once per optimizer step.
+    - Hard constraints move once per optimizer step, and are lifted when it
+      is time.
     - Per layer and expert ``moe/{layer}/importance_{e}`` (mean weight, sums
       to 1) and ``moe/{layer}/share_{e}`` (part of the samples that it was
-      selected for, sums to K) go to the message hub, and from there to the
-      log file, the JSON and every visualization back end.
+      selected for, sums to K), and of a hard constraint
+      ``moe/{layer}/masked_{e}`` (part of the samples that it was masked for)
+      and ``moe/{layer}/changed`` (part of the samples that went to other
+      experts because of the mask) go to the message hub, and from there to
+      the log file, the JSON and every visualization back end.
 
     Raises:
         ValueError: Before training, if the model has no MoE layer, a layer
@@ -45,7 +50,7 @@ class MoEHook(Hook):
                 "type='MoERetinaHead' as the head or type='MoEFPN' as the "
                 'neck, or remove the hook')
         for name, layer in self._layers.items():
-            layer.check_collectives()  # sync_bn converts after the build
+            check_collectives(layer.experts)  # sync_bn converts after the build
             layer.recording = True
             if layer.constrained and not any(
                     p.requires_grad for p in layer.gate.parameters()):
@@ -63,6 +68,15 @@ class MoEHook(Hook):
             handle.remove()
         self._handles = []
 
+    def before_train_iter(self,
+                          runner,
+                          batch_idx: int,
+                          data_batch: Optional[Sequence] = None) -> None:
+        for layer in self._layers.values():
+            if layer.hard_constraint is not None:
+                layer.hard_constraint.progress(
+                    epoch=runner.epoch, iteration=runner.iter)
+
     def after_train_iter(self,
                          runner,
                          batch_idx: int,
@@ -77,7 +91,12 @@ class MoEHook(Hook):
             return
         keys, values = [], []
         for name, summary in self._summaries.items():
-            for what in ('importance', 'share'):
+            per_expert = ['importance', 'share']
+            if self._layers[name].hard_constraint is not None:
+                per_expert.append('masked')
+                keys.append(f'train/moe/{name}/changed')
+                values.append(summary.changed[None])
+            for what in per_expert:
                 vector = getattr(summary, what)
                 keys += [
                     f'train/moe/{name}/{what}_{e}' for e in range(len(vector))

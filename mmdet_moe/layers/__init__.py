@@ -5,23 +5,42 @@ E experts, K selected experts (``top_k``), C H W channels, height and width,
 B images, L pyramid levels. By default a sample is one image at one pyramid
 level, so N = B * L, level by level.
 
-The way through: ``gates`` (features -> logits), ``routing`` (logits -> weights
-of the selected experts), ``dispatch`` (run them), ``soft_constraints`` and
-``hard_constraints`` (keep them balanced), ``moe`` (all of it in one layer).
+The way through: ``gates`` (features -> logits), ``scopes`` (what a decision
+covers), ``routing`` (logits -> weights of the selected experts), ``dispatch``
+(run them), ``soft_constraints`` and ``hard_constraints`` (keep them balanced),
+``moe`` (all of it in one layer), ``recorder`` (what the decisions of a step
+add up to). On a trained model: ``forcing``; from a dense one: ``upcycling``.
 """
 from .dispatch import dense_dispatch, sparse_dispatch
-from .experts import fresh_copy
-from .gates import ConvGAPGate, GAPFCGate, Gate, GateNoise
-from .hard_constraints import HardConstraint, MeanImportance, RelativeImportance
-from .moe import MoELayer, StepSummary, moe_layers
+from .experts import (
+    BothOutcomes,
+    Parallel,
+    fresh_copy,
+    logits_of,
+    receptive_radius,
+)
+from .forcing import force, forced, match_layers
+from .gates import GATES, Gate, GateNoise
+from .hard_constraints import (
+    HARD_CONSTRAINTS,
+    HardConstraint,
+    MeanImportance,
+    RelativeImportance,
+)
+from .moe import MoELayer, moe_layers
+from .recorder import StepSummary
 from .routing import Routing, top_k_routing
-from .soft_constraints import ImportanceLoss, KLLoss, importance_loss, kl_loss
+from .scopes import SCOPES, Scope
+from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import coefficient_of_variation, living_experts
+from .upcycling import UpcyclingReport, add_noise, upcycle
 
 __all__ = [
-    'ConvGAPGate', 'GAPFCGate', 'Gate', 'GateNoise', 'HardConstraint',
-    'ImportanceLoss', 'KLLoss', 'MeanImportance', 'MoELayer',
-    'RelativeImportance', 'Routing', 'StepSummary', 'coefficient_of_variation',
-    'dense_dispatch', 'fresh_copy', 'importance_loss', 'kl_loss',
-    'living_experts', 'moe_layers', 'sparse_dispatch', 'top_k_routing'
+    'GATES', 'HARD_CONSTRAINTS', 'SCOPES', 'SOFT_CONSTRAINTS', 'BothOutcomes',
+    'Gate', 'GateNoise', 'HardConstraint', 'MeanImportance', 'MoELayer',
+    'Parallel', 'RelativeImportance', 'Routing', 'Scope', 'SoftConstraint',
+    'StepSummary', 'UpcyclingReport', 'add_noise', 'coefficient_of_variation',
+    'dense_dispatch', 'force', 'forced', 'fresh_copy', 'living_experts',
+    'logits_of', 'match_layers', 'moe_layers', 'receptive_radius',
+    'sparse_dispatch', 'top_k_routing', 'upcycle'
 ]

@@ -73,28 +73,3 @@ def check_keywords(key: str, cfg: Any, function: Callable, *,
             fail(f'{key}.{name}', cfg[name],
                   'no such key; the keys are ' + ', '.join(known))
     return dict(cfg)
-
-
-def build(key: str, cfg: Any, kinds: Mapping[str, Callable], **given) -> Any:
-    """Build the class that ``cfg['type']`` names, from ``kinds``.
-
-    Args:
-        key: Name of the option that holds ``cfg``, for the message.
-        cfg: Mapping with ``type`` and the arguments of that class.
-        kinds: The classes to choose from, by name.
-        given: Arguments that the layer sets, not the config.
-    """
-    if not isinstance(cfg, Mapping) or 'type' not in cfg:
-        fail(key, cfg, "a dict with a 'type' out of " + ', '.join(kinds))
-    cls = kinds[check_choice(f'{key}.type', cfg['type'], kinds)]
-    options = {name: value for name, value in cfg.items() if name != 'type'}
-    try:
-        return cls(
-            **given,
-            **check_keywords(key, options, cls, reserved=tuple(given)))
-    except ValueError as error:
-        message = str(error)
-        raise ValueError(message if message.startswith(f'{key}.') else
-                         f'{key}.{message}') from None
-    except TypeError as error:  # a required argument is missing
-        raise ValueError(f'{key}={dict(cfg)!r}: {error}') from None

@@ -2,10 +2,10 @@
 
 ``y[n] = sum_e weights[n, e] * experts[e](x[n])``
 
-Both functions take the levels of a pyramid at once: ``levels`` is a sequence
-of L tensors (B, C, H_l, W_l), and the routing has N = L * B rows, level by
-level. They return one mixture per level. :func:`dense_dispatch` is the
-definition, :func:`sparse_dispatch` the way to compute it.
+Both functions take the pieces of all levels at once: ``pieces`` is a sequence
+of L tensors (n_l, C, h_l, w_l), ``weights`` one of L tensors (n_l, E). They
+return one mixture per piece. :func:`dense_dispatch` is the definition,
+:func:`sparse_dispatch` the way to compute it.
 """
 from typing import Callable, List, Sequence
 
@@ -13,25 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import world_size
-from .routing import Routing
 
-Dispatch = Callable[[Sequence[Tensor], Routing, Sequence[nn.Module]],
+Dispatch = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[nn.Module]],
                     List[Tensor]]
 
 
-def dense_dispatch(levels: Sequence[Tensor], routing: Routing,
+def dense_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
                    experts: Sequence[nn.Module]) -> List[Tensor]:
     """Run every expert on every sample: the obvious reference."""
-    outputs = []
-    for x, part in zip(levels, routing.split(len(levels[0]))):
-        outputs.append(
-            sum(
-                _scale(expert(x), part.weights[:, e])
-                for e, expert in enumerate(experts)))
-    return outputs
+    return [
+        sum(_scale(expert(x), w[:, e]) for e, expert in enumerate(experts))
+        for x, w in zip(pieces, weights)
+    ]
 
 
-def sparse_dispatch(levels: Sequence[Tensor], routing: Routing,
+def sparse_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
                     experts: Sequence[nn.Module]) -> List[Tensor]:
     """Run each expert once per level, on its own samples only.
 
@@ -40,11 +36,10 @@ def sparse_dispatch(levels: Sequence[Tensor], routing: Routing,
     Experts without a sample are not run at all: an empty batch would turn
     the running statistics of a BatchNorm into NaN.
     """
-    batch = len(levels[0])
-    used = (routing.weights != 0).cpu()
+    used = (torch.cat(list(weights)) != 0).cpu()
     outputs = [
-        _mix(x, part.weights, mine, experts) for x, part, mine in zip(
-            levels, routing.split(batch), used.split(batch))
+        _mix(x, w, mine, experts) for x, w, mine in zip(
+            pieces, weights, used.split([len(x) for x in pieces]))
     ]
     if world_size() > 1 and torch.is_grad_enabled():
         idle = [experts[e] for e in (~used.any(dim=0)).nonzero().flatten()]
@@ -54,7 +49,7 @@ def sparse_dispatch(levels: Sequence[Tensor], routing: Routing,
 
 def _mix(x: Tensor, weights: Tensor, used: Tensor,
          experts: Sequence[nn.Module]) -> Tensor:
-    """One level: x (B, ...), weights (B, E), used (B, E) on the host."""
+    """One level: x (n, ...), weights (n, E), used (n, E) on the host."""
     mixture = None
     for e in used.any(dim=0).nonzero().flatten().tolist():
         rows = used[:, e].nonzero().squeeze(1).to(x.device)

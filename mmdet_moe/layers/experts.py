@@ -1,12 +1,15 @@
 """Experts: any module that maps (n, C, H, W) to a tensor with n rows.
 
-A convolution (ConvMoE) and a whole subnet (tower and predictor, as one
-``nn.Sequential``) are used as they are; what a layer needs is a way to make
-E of them that start differently.
+A convolution (ConvMoE), a ResNet block (BlockMoE) or stage, and a subnet
+(tower and predictor, as one ``nn.Sequential``) are used as they are. Here is
+what makes experts out of them, and what a layer has to know of them.
 """
 import copy
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from .checks import fail
 
 
 def fresh_copy(module: nn.Module) -> nn.Module:
@@ -20,3 +23,79 @@ def fresh_copy(module: nn.Module) -> nn.Module:
         if hasattr(layer, 'reset_parameters'):
             layer.reset_parameters()
     return module
+
+
+class Parallel(nn.ModuleDict):
+    """An expert of several modules on the same input, for a common gate.
+
+    Their outputs (n, C_i, H, W) are concatenated to (n, sum C_i, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([module(x) for module in self.values()], dim=1)
+
+
+class BothOutcomes(nn.Module):
+    """Ends an expert whose probabilities are to be mixed, not its logits.
+
+    (n, C, H, W) logits -> (n, 2 C, H, W) float32: the probabilities of yes,
+    then those of no. Mixtures of both are kept, so that neither end of the
+    scale is rounded away; :func:`logits_of` turns the mixture back.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, -x], dim=1).float().sigmoid()
+
+
+def logits_of(outcomes: Tensor) -> Tensor:
+    """Mixed probabilities of :class:`BothOutcomes` -> logits (n, C, H, W)."""
+    tiny = torch.finfo(outcomes.dtype).tiny
+    yes, no = outcomes.clamp_min(tiny).log().chunk(2, dim=1)
+    return yes - no
+
+
+#: Modules that treat every position alike and look at no other one.
+_POINTWISE = (nn.BatchNorm2d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
+              nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Dropout,
+              BothOutcomes)
+
+
+def check_local(expert: nn.Module, key: str) -> None:
+    """Check that a position's output depends on its neighbourhood only.
+
+    Args:
+        expert: The expert.
+        key: The option that requires it, for the message.
+
+    Raises:
+        ValueError: It has a module that looks at the whole map, changes its
+            size, or is not known.
+    """
+    for name, module in expert.named_modules():
+        if any(True for _ in module.children()):
+            continue
+        if isinstance(module, nn.Conv2d):
+            same = module.padding == 'same' or (
+                module.padding != 'valid' and all(
+                    2 * p == d * (k - 1) for p, d, k in zip(
+                        module.padding, module.dilation, module.kernel_size)))
+            if (set(module.stride) == {1} and same
+                    and module.padding_mode == 'zeros'):
+                continue
+        elif isinstance(module, _POINTWISE):
+            continue
+        fail(key, f'{type(module).__name__} in the experts',
+             f'experts of convolutions with stride 1 that keep the size, '
+             f'activations and BatchNorm; {name or "the expert"} is '
+             f'{module!r}. Use norm_cfg=None or BN, a block with stride 1, or '
+             "scope=dict(type='LevelScope')")
+
+
+def receptive_radius(module: nn.Module) -> int:
+    """How far, in positions, an output may look; of same-size convolutions."""
+    if isinstance(module, nn.Conv2d):
+        return max(
+            d * (k - 1) // 2
+            for d, k in zip(module.dilation, module.kernel_size))
+    radii = [receptive_radius(child) for child in module.children()]
+    return max(radii, default=0) if isinstance(module, Parallel) else sum(radii)

@@ -1,7 +1,7 @@
 """Gates: features (N, C, H, W) -> logits (N, E).
 
-METHOD: Pavlitska et al. 2022, section III-A (GAP-FC and Conv-GAP gates);
-noise after Shazeer et al. 2017, equation 4.
+Pavlitska et al. 2022, section III-A (GAP-FC and Conv-GAP gates); 2Conv-GAP
+after arXiv 2604.13761; noise after Shazeer et al. 2017, equation 4.
 """
 from typing import Optional
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_int
+from .registry import Registry
 
 
 def global_average_pool(x: Tensor) -> Tensor:
@@ -24,10 +25,15 @@ class Gate(nn.Module):
     rather than in ``nn.Linear`` or ``nn.Conv2d``: detector heads initialise
     every layer of those types with a rule that is meant for predictors.
 
+    Attributes:
+        learned: Whether the features decide; only then can there be noise
+            and constraints.
+
     Args:
         in_channels: C, channels of the features.
         num_experts: E, number of logits.
     """
+    learned = True
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__()
@@ -46,6 +52,10 @@ class Gate(nn.Module):
         return f'{self.in_channels}, num_experts={self.num_experts}'
 
 
+GATES = Registry(Gate)
+
+
+@GATES.register
 class GAPFCGate(Gate):
     """Global average pool, then a fully connected layer."""
 
@@ -62,6 +72,7 @@ class GAPFCGate(Gate):
         return _affine(global_average_pool(x), self.weight, self.bias)
 
 
+@GATES.register
 class ConvGAPGate(Gate):
     """3x3 convolution, ReLU, global average pool, fully connected layer.
 
@@ -78,29 +89,92 @@ class ConvGAPGate(Gate):
         super().__init__(in_channels, num_experts)
         hidden = in_channels if hidden_channels is None else check_int(
             'hidden_channels', hidden_channels, 1)
-        self.conv_weight = nn.Parameter(torch.empty(hidden, in_channels, 3, 3))
-        self.conv_bias = nn.Parameter(torch.empty(hidden))
+        self.conv_weight, self.conv_bias = _conv3x3(in_channels, hidden)
         self.weight = nn.Parameter(torch.empty(num_experts, hidden))
         self.bias = nn.Parameter(torch.empty(num_experts))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.kaiming_normal_(self.conv_weight, nonlinearity='relu')
-        nn.init.zeros_(self.conv_bias)
+        _reset_conv(self.conv_weight, self.conv_bias)
         _reset_affine(self.weight, self.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        hidden = F.conv2d(
-            x, self.conv_weight.float(), self.conv_bias.float(), padding=1)
-        return _affine(
-            global_average_pool(hidden.relu()), self.weight, self.bias)
+        hidden = _convolve(x, self.conv_weight, self.conv_bias).relu()
+        return _affine(global_average_pool(hidden), self.weight, self.bias)
+
+
+@GATES.register
+class TwoConvGAPGate(Gate):
+    """2Conv-GAP: 3x3 convolution, ReLU, 3x3 convolution to E channels, pool.
+
+    Args:
+        in_channels: C, channels of the features.
+        num_experts: E, number of logits.
+        hidden_channels: Channels between the convolutions; C if None.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 num_experts: int,
+                 hidden_channels: Optional[int] = None) -> None:
+        super().__init__(in_channels, num_experts)
+        hidden = in_channels if hidden_channels is None else check_int(
+            'hidden_channels', hidden_channels, 1)
+        self.conv_weight, self.conv_bias = _conv3x3(in_channels, hidden)
+        self.weight, self.bias = _conv3x3(hidden, num_experts)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        _reset_conv(self.conv_weight, self.conv_bias)
+        _reset_conv(self.weight, self.bias)
+
+    def logits(self, x: Tensor) -> Tensor:
+        hidden = _convolve(x, self.conv_weight, self.conv_bias).relu()
+        return global_average_pool(_convolve(hidden, self.weight, self.bias))
+
+
+@GATES.register
+class EqualGate(Gate):
+    """Static: all logits equal, so the first K experts get 1/K each.
+
+    With ``top_k = num_experts`` it is the plain mean of all experts.
+    """
+    learned = False
+
+    def logits(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), self.num_experts)
+
+
+@GATES.register
+class SingleExpertGate(Gate):
+    """Static: always the same expert, with weight 1.
+
+    Args:
+        in_channels: C, channels of the features.
+        num_experts: E, number of logits.
+        expert: Which one.
+    """
+    learned = False
+    never = -1e4  # exp of it is 0; finite, so that another can be forced
+
+    def __init__(self,
+                 in_channels: int,
+                 num_experts: int,
+                 expert: int = 0) -> None:
+        super().__init__(in_channels, num_experts)
+        self.expert = check_int('expert', expert, 0, num_experts - 1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        logits = x.new_full((len(x), self.num_experts), self.never)
+        logits[:, self.expert] = 0
+        return logits
 
 
 class GateNoise(nn.Module):
-    """Learned Gaussian noise on the logits, drawn anew at every call.
+    """The learned scale of Gaussian noise on the logits.
 
-    ``eps * (softplus(W_noise . GAP(x)) + 0.01)``, eps ~ N(0, 1), W_noise
-    zero-initialised (Shazeer et al. 2017, equation 4).
+    ``softplus(W_noise . GAP(x)) + 0.01``, W_noise zero-initialised (Shazeer
+    et al. 2017, equation 4).
 
     Args:
         in_channels: C, channels of the features.
@@ -113,11 +187,11 @@ class GateNoise(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_experts, in_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> float32 noise (N, E)."""
+        """(N, C, H, W) -> float32 standard deviations (N, E)."""
         with torch.autocast(x.device.type, enabled=False):
-            scale = F.softplus(
-                F.linear(global_average_pool(x.float()), self.weight.float()))
-            return torch.randn_like(scale) * (scale + self.floor)
+            pooled = global_average_pool(x.float())
+            return F.softplus(F.linear(pooled,
+                                       self.weight.float())) + self.floor
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -131,4 +205,15 @@ def _reset_affine(weight: Tensor, bias: Tensor) -> None:
     nn.init.uniform_(bias, -bound, bound)
 
 
-GATES = {'GAPFCGate': GAPFCGate, 'ConvGAPGate': ConvGAPGate}
+def _conv3x3(in_channels: int, out_channels: int):
+    return (nn.Parameter(torch.empty(out_channels, in_channels, 3, 3)),
+            nn.Parameter(torch.empty(out_channels)))
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, weight.float(), bias.float(), padding=1)
+
+
+def _reset_conv(weight: Tensor, bias: Tensor) -> None:
+    nn.init.kaiming_normal_(weight, nonlinearity='relu')
+    nn.init.zeros_(bias)

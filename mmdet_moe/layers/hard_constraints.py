@@ -4,10 +4,13 @@ Pavlitska et al. 2022, section III-C. The state is in registered buffers, so
 that it is saved and resumed with the checkpoint, and it is fed with the
 importance of the global batch, so that it is the same on all ranks.
 """
+from typing import Mapping, Optional
+
 import torch
 from torch import Tensor, nn
 
-from .checks import check_int, check_number
+from .checks import check_choice, check_int, check_number, fail
+from .registry import Registry
 from .statistics import EPS
 
 
@@ -42,20 +45,48 @@ class HardConstraint(nn.Module):
         num_experts: E.
         top_k: K, number of experts that always stay.
         threshold: Usage above which an expert is masked.
+        lift_at: From when on nothing is masked any more: ``dict(epoch=8)``,
+            when 8 epochs are done, or ``dict(iter=9000)``; None for never.
+        paper_per_call: Move the state at every call and level, as the
+            authors' code does, rather than once per optimizer step.
     """
 
-    def __init__(self, num_experts: int, top_k: int,
-                 threshold: float) -> None:
+    def __init__(self,
+                 num_experts: int,
+                 top_k: int,
+                 threshold: float,
+                 lift_at: Optional[Mapping[str, int]] = None,
+                 paper_per_call: bool = False) -> None:
         super().__init__()
         self.top_k = check_int('top_k', top_k, 1, num_experts)
         self.threshold = check_number('threshold', threshold)
+        if lift_at is not None:
+            if not isinstance(lift_at, Mapping) or len(lift_at) != 1:
+                fail('lift_at', lift_at, 'dict(epoch=...) or dict(iter=...)')
+            for unit, value in lift_at.items():
+                check_choice('lift_at', unit, ('epoch', 'iter'))
+                check_int(f'lift_at.{unit}', value, 0)
+        self.lift_at = lift_at
+        self.paper_per_call = check_choice('paper_per_call', paper_per_call,
+                                           (False, True))
+        #: Whether the constraint is lifted; follows from the progress.
+        self.lifted = False
         # Importance since the last optimizer step. Gradients that are not
         # applied yet are not saved in a checkpoint, so neither is this.
         self.register_buffer(
             'pending', torch.zeros(num_experts), persistent=False)
 
+    def progress(self, *, epoch: int, iteration: int) -> None:
+        """Say how many epochs and iterations of the training are done."""
+        if self.lift_at is not None:
+            done = dict(epoch=epoch, iter=iteration)
+            self.lifted = any(
+                done[unit] >= value for unit, value in self.lift_at.items())
+
     def masked(self) -> Tensor:
         """(E,) bool, the experts that may not be chosen now."""
+        if self.lifted:
+            return torch.zeros_like(self.pending, dtype=torch.bool)
         return overused(self.usage(), self.threshold, self.top_k)
 
     def observe(self, importance: Tensor) -> None:
@@ -77,9 +108,14 @@ class HardConstraint(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return f'threshold={self.threshold:g}'
+        return (f'threshold={self.threshold:g}, lift_at={self.lift_at}, '
+                f'paper_per_call={self.paper_per_call}')
 
 
+HARD_CONSTRAINTS = Registry(HardConstraint)
+
+
+@HARD_CONSTRAINTS.register
 class RelativeImportance(HardConstraint):
     """Mask e while ``R_e > threshold``; ``R_e += (I_e - mean(I)) / mean(I)``.
 
@@ -90,8 +126,11 @@ class RelativeImportance(HardConstraint):
     def __init__(self,
                  num_experts: int,
                  top_k: int,
-                 threshold: float = 0.3) -> None:
-        super().__init__(num_experts, top_k, threshold)
+                 threshold: float = 0.3,
+                 lift_at: Optional[Mapping[str, int]] = None,
+                 paper_per_call: bool = False) -> None:
+        super().__init__(num_experts, top_k, threshold, lift_at,
+                         paper_per_call)
         self.register_buffer('relative_importance', torch.zeros(num_experts))
 
     def usage(self) -> Tensor:
@@ -102,6 +141,7 @@ class RelativeImportance(HardConstraint):
         self.relative_importance += (importance - mean) / mean
 
 
+@HARD_CONSTRAINTS.register
 class MeanImportance(HardConstraint):
     """Mask e while ``M_e - 1/E > threshold``, M the running mean of I / N.
 
@@ -111,8 +151,11 @@ class MeanImportance(HardConstraint):
     def __init__(self,
                  num_experts: int,
                  top_k: int,
-                 threshold: float = 0.1) -> None:
-        super().__init__(num_experts, top_k, threshold)
+                 threshold: float = 0.1,
+                 lift_at: Optional[Mapping[str, int]] = None,
+                 paper_per_call: bool = False) -> None:
+        super().__init__(num_experts, top_k, threshold, lift_at,
+                         paper_per_call)
         self.register_buffer('mean_importance', torch.zeros(num_experts))
         self.register_buffer('steps', torch.zeros((), dtype=torch.long))
 
@@ -124,9 +167,3 @@ class MeanImportance(HardConstraint):
         # The weights of a sample sum to 1, so the sum over experts is N.
         share = importance / importance.sum()
         self.mean_importance += (share - self.mean_importance) / self.steps
-
-
-HARD_CONSTRAINTS = {
-    'RelativeImportance': RelativeImportance,
-    'MeanImportance': MeanImportance
-}

@@ -1,70 +1,29 @@
-"""The MoE layer: gate + routing + constraints + dispatch."""
-from dataclasses import dataclass
+"""The MoE layer: gate + scope + routing + constraints + dispatch."""
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
-from .checks import build, check_choice, check_int, check_keywords, fail
+from .checks import check_choice, check_int, check_keywords, fail
+from .compatibility import check_collectives, check_experts, check_options
 from .dispatch import DISPATCHES
 from .distributed import all_reduce_sum
+from .forcing import Resolved
 from .gates import GATES, GateNoise
 from .hard_constraints import HARD_CONSTRAINTS
+from .recorder import Call, Recorder, StepSummary
 from .routing import Routing, top_k_routing
+from .scopes import SCOPES, Scope
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
-from .statistics import load
 
-
-@dataclass(frozen=True)
-class StepSummary:
-    """What one layer did in one forward pass of the model, on all ranks.
-
-    Attributes:
-        losses: Weighted loss by name of the soft constraint, scalars.
-        importance: (E,) mean weight over the samples; sums to 1.
-        share: (E,) part of the samples that an expert was selected for;
-            sums to K.
-    """
-    losses: Dict[str, Tensor]
-    importance: Tensor
-    share: Tensor
-
-
-@dataclass(frozen=True)
-class _Record:
-    """One level of one call in training: (E,) importance and load."""
-    importance: Tensor
-    load: Tensor
-
-
-class _Guard:
-    """Raises in the backward pass if a call was not collected by then.
-
-    It holds no tensor: as a hook on one it would keep the graph alive.
-    """
-
-    def __init__(self, layer: str) -> None:
-        self.layer = layer
-        self.collected = False
-
-    def __call__(self, gradient: Tensor) -> None:
-        if not self.collected:
-            raise RuntimeError(
-                f'the constraints of {self.layer} are not part of this '
-                'training step and would have no effect. In MMDetection add '
-                "custom_hooks=[dict(type='MoEHook')] to the config; in your "
-                'own loop add the losses of MoELayer.collect(). If that is '
-                'done, the layer runs under activation checkpointing '
-                '(with_cp=True), which cannot be combined with a constraint: '
-                'switch one of the two off.')
+Levels = Sequence[Tensor]
 
 
 class MoELayer(nn.Module):
     r"""Sparse mixture of experts, ``y[n] = sum_e w[n, e] expert_e(x[n])``.
 
-    A sample n is one image at one pyramid level: the layer takes one feature
-    map (B, C, H, W), or the L maps of a pyramid, and decides for each image
-    of each map on its own.
+    The layer takes one feature map (B, C, H, W), or the L maps of a pyramid.
+    What a sample n is, is up to the scope: by default each image of each map.
 
     In training the balance is kept by soft constraints, losses that the
     caller adds to its own (see :meth:`collect`), and by a hard constraint
@@ -79,6 +38,8 @@ class MoELayer(nn.Module):
         top_k: K, experts per sample.
         gate: ``type`` and arguments of a gate out of ``GATES``.
         noise: Whether learned noise is added to the logits in training.
+        scope: ``type`` and arguments of a scope out of ``SCOPES``: what one
+            decision covers.
         soft_constraint: ``type`` and arguments of a loss out of
             ``SOFT_CONSTRAINTS``, or a sequence of these, or None.
         hard_constraint: ``type`` and arguments of a constraint out of
@@ -87,6 +48,10 @@ class MoELayer(nn.Module):
             calls and levels of a step together, so that an expert may own a
             level. ``'call'``: of each level of each call on its own, then
             the mean (as in the authors' code).
+        balance_weight: What a sample counts in the importance: ``'sample'``:
+            1; ``'area'``: its positions; ``'foreground'``: its positive
+            anchors (after DAMEX, arXiv 2308.05856), which a detection head
+            has to tell the layer, see :meth:`weigh`.
         dispatch: ``'sparse'``, or ``'dense'``: all experts on all samples.
 
     Raises:
@@ -114,40 +79,57 @@ class MoELayer(nn.Module):
                  noise: bool = False,
                  soft_constraint: Union[dict, Sequence[dict], None] = None,
                  hard_constraint: Optional[dict] = None,
+                 scope: Optional[dict] = None,
                  balance_over: str = 'step',
+                 balance_weight: str = 'sample',
                  dispatch: str = 'sparse') -> None:
         super().__init__()
         self.in_channels = check_int('in_channels', in_channels, 1)
         self.num_experts = check_int('num_experts', num_experts, 1)
         self.top_k = check_int('top_k', top_k, 1, num_experts)
-        self.balance_over = check_choice('balance_over', balance_over,
-                                         ('step', 'call'))
+        self.balance_weight = check_choice('balance_weight', balance_weight,
+                                           ('sample', 'area', 'foreground'))
         self.dispatch = DISPATCHES[check_choice('dispatch', dispatch,
                                                 DISPATCHES)]
-        self.gate = build(
+        self.gate = GATES.build(
             'gate',
             dict(type='GAPFCGate') if gate is None else gate,
-            GATES,
             in_channels=in_channels,
             num_experts=num_experts)
         self.noise = GateNoise(in_channels, num_experts) if check_choice(
             'noise', noise, (False, True)) else None
-        self.soft_constraints = self._build_soft(soft_constraint)
-        self.hard_constraint = None if hard_constraint is None else build(
-            'hard_constraint',
-            hard_constraint,
-            HARD_CONSTRAINTS,
-            num_experts=num_experts,
-            top_k=top_k)
+        self.scope: Scope = SCOPES.build(
+            'scope', dict(type='LevelScope') if scope is None else scope)
+        self.hard_constraint = None if hard_constraint is None else (
+            HARD_CONSTRAINTS.build(
+                'hard_constraint',
+                hard_constraint,
+                num_experts=num_experts,
+                top_k=top_k))
+        self.recorder = Recorder(
+            self._build_soft(soft_constraint),
+            check_choice('balance_over', balance_over, ('step', 'call')))
+        check_options(self)
         self.experts = nn.ModuleList(expert() for _ in range(num_experts))
-        self._check_expert_channels()
-        self.check_collectives()
+        check_experts(self.experts, in_channels)
+        check_collectives(self.experts)
+        self.scope.fit(self.experts[0])
         #: Whether calls in training are kept for :meth:`collect`.
         self.recording = self.constrained
+        #: How the choice is overruled in evaluation; see :func:`.force`.
+        self.forcing: Optional[Resolved] = None
+        #: Where a dense model has the parts of an expert: from the start of
+        #: their names in the expert to names beside this layer. None: under
+        #: this layer's own name.
+        self.dense_names: Optional[Dict[str, str]] = None
         #: The latest decision, without its graph; None before the first call.
         self.routing: Optional[Routing] = None
-        self._records: List[_Record] = []
-        self._guards: List[_Guard] = []
+        #: (B, H_l, W_l) of the L maps of the latest call.
+        self.map_shapes: List[torch.Size] = []
+
+    @property
+    def soft_constraints(self) -> Tuple[SoftConstraint, ...]:
+        return self.recorder.soft_constraints
 
     @property
     def constrained(self) -> bool:
@@ -155,23 +137,75 @@ class MoELayer(nn.Module):
         return bool(self.soft_constraints) or self.hard_constraint is not None
 
     def forward(
-        self, x: Union[Tensor, Sequence[Tensor]]
-    ) -> Union[Tensor, List[Tensor]]:
+            self, x: Union[Tensor,
+                           Levels]) -> Union[Tensor, List[Tensor]]:
         """Features (B, C, H, W), or a sequence of them, -> mixtures alike."""
         if isinstance(x, Tensor):
             return self.forward([x])[0]
+        for level in x:
+            if level.shape[1] != self.in_channels:
+                raise ValueError(
+                    f'in_channels={self.in_channels}: the features have '
+                    f'{level.shape[1]} channels; both must be the same')
+        self.map_shapes = [level[:, 0].shape for level in x]
         routing = self.route(x)
         self.routing = routing.detach()
-        if self.recording and self.training and torch.is_grad_enabled():
-            self._record(routing, batch=len(x[0]))
-        return self.dispatch(x, routing, self.experts)
+        outputs = self.dispatch(
+            self.scope.cut(x), self.scope.spread(routing.weights, x),
+            self.experts)
+        return self.scope.join(outputs, x)
 
-    def route(self, levels: Sequence[Tensor]) -> Routing:
-        """L tensors (B, C, H_l, W_l) -> the decision for N = L * B samples."""
-        logits = torch.cat([self._logits(x) for x in levels])
-        constrained = self.training and self.hard_constraint is not None
-        masked = self.hard_constraint.masked() if constrained else None
-        return top_k_routing(logits, self.top_k, masked)
+    def route(self, levels: Levels) -> Routing:
+        """L tensors (B, C, H_l, W_l) -> the decision for N samples.
+
+        In training with gradients it is recorded for :meth:`collect`.
+        """
+        draw = self._draw(levels)
+        if not self.training:
+            forcing = self.forcing
+            if forcing is None:
+                return top_k_routing(top_k=self.top_k, **draw)
+            return top_k_routing(
+                top_k=forcing.top_k,
+                masked=forcing.masked.to(draw['logits'].device),
+                **draw)
+        if not (self.recording and torch.is_grad_enabled()):
+            return self._constrained_routing(draw)
+        counts = self._counts(levels)
+        sizes = self.scope.sizes(levels)
+        if self.hard_constraint is not None and (
+                self.hard_constraint.paper_per_call):
+            routing = self._route_per_call(draw, counts, sizes)
+        else:
+            routing = self._constrained_routing(draw)
+        call = Call(routing, sizes, counts)
+        self.recorder.add(call)
+        if self.constrained:
+            self.recorder.guard(call, f'MoELayer({self.extra_repr()})')
+        return routing
+
+    def weigh(self, maps: Levels) -> None:
+        """Say what each position of the latest call counts in the importance.
+
+        For ``balance_weight='foreground'``: a detection head calls it once it
+        knows its targets, before :meth:`collect`.
+
+        Args:
+            maps: L tensors (B, H_l * W_l) or (B, H_l, W_l).
+        """
+        if self.recorder.calls:
+            self.recorder.calls[-1].counts = self.scope.total([
+                m.float().reshape(shape)
+                for m, shape in zip(maps, self.map_shapes)
+            ])
+
+    def weight_grids(self) -> List[Tensor]:
+        """Expert weights of the latest call: [(B, gh, gw, E)] * L.
+
+        gh and gw are 1, or the rows and columns of the patches of a level.
+        """
+        like = [self.routing.weights.new_empty(s) for s in self.map_shapes]
+        return self.scope.grids(self.routing.weights, like)
 
     def collect(self) -> Optional[StepSummary]:
         """Losses and statistics of all calls since the last time; forgets.
@@ -180,58 +214,74 @@ class MoELayer(nn.Module):
         backward pass. Sums over all ranks, so every rank must call it.
         Returns None if no call was recorded. A layer without a constraint
         records only if its ``recording`` is set.
+
+        Raises:
+            RuntimeError: The scope or ``balance_weight`` cannot be served by
+                the model that calls the layer.
         """
-        records, guards = self._records, self._guards
-        self.discard()
-        if not records:
-            return None
-        for guard in guards:
-            guard.collected = True
-        counts = all_reduce_sum(
-            torch.stack([
-                torch.stack((record.importance, record.load))
-                for record in records
-            ]))  # (calls, 2, E)
-        importance, loads = counts.sum(dim=0).detach()
-        per_loss = counts[:, 0]
-        if self.balance_over == 'step':
-            per_loss = per_loss.sum(dim=0, keepdim=True)
-        if self.hard_constraint is not None:
-            self.hard_constraint.observe(importance)
-        samples = importance.sum()  # the weights of each sample sum to 1
-        return StepSummary(
-            losses={c.name: c(per_loss)
-                    for c in self.soft_constraints},
-            importance=importance / samples,
-            share=loads / samples)
+        calls = self.recorder.calls
+        if any(call.counts is None for call in calls):
+            raise RuntimeError(
+                "balance_weight='foreground' needs a head that tells its "
+                'positive anchors, and the subnets of MoERetinaHead have one; '
+                "use 'sample' or 'area' elsewhere")
+        if len(calls) > 1 and not self.scope.repeatable:
+            raise RuntimeError(
+                f'scope={self.scope!r} is one decision for all levels, but '
+                'this model calls the layer level by level; use '
+                "scope=dict(type='LevelScope')")
+        summary = self.recorder.collect()
+        constraint = self.hard_constraint
+        if not (summary is None or constraint is None
+                or constraint.paper_per_call):
+            constraint.observe(summary.total_importance)
+        return summary
 
     def discard(self) -> None:
         """Forget the calls since the last :meth:`collect`."""
-        self._records, self._guards = [], []
+        self.recorder.discard()
 
     def step(self) -> None:
         """Move the hard constraint; called once per optimizer step."""
         if self.hard_constraint is not None:
             self.hard_constraint.step()
 
-    def _logits(self, x: Tensor) -> Tensor:
-        if x.shape[1] != self.in_channels:
-            raise ValueError(
-                f'in_channels={self.in_channels}: the features have '
-                f'{x.shape[1]} channels; both must be the same')
-        logits = self.gate(x)
-        if self.training and self.noise is not None:
-            logits = logits + self.noise(x)
-        return logits
+    def _draw(self, levels: Levels) -> Dict[str, Tensor]:
+        """Logits of the N samples; in training with noise, if there is any."""
+        logits = self.scope.decide(self.gate, levels)
+        if self.noise is None or not self.training:
+            return dict(logits=logits)
+        scale = self.scope.decide(self.noise, levels)
+        noise = torch.randn_like(scale) * scale
+        return dict(logits=logits + noise, noise=noise, noise_scale=scale)
 
-    def _record(self, routing: Routing, batch: int) -> None:
-        self._records += [
-            _Record(part.weights.sum(dim=0), load(part.weights))
-            for part in routing.split(batch)
-        ]
-        if self.constrained and routing.weights.requires_grad:
-            self._guards.append(_Guard(f'MoELayer({self.extra_repr()})'))
-            routing.weights.register_hook(self._guards[-1])
+    def _constrained_routing(self, draw: Dict[str, Tensor]) -> Routing:
+        masked = None if self.hard_constraint is None else (
+            self.hard_constraint.masked())
+        return top_k_routing(top_k=self.top_k, masked=masked, **draw)
+
+    def _route_per_call(self, draw: Dict[str, Tensor], counts: Tensor,
+                        sizes: Sequence[int]) -> Routing:
+        """Level by level, with the state moved after each (authors' code)."""
+        pieces = {key: value.split(sizes) for key, value in draw.items()}
+        parts = []
+        for i, count in enumerate(counts.split(sizes)):
+            parts.append(
+                self._constrained_routing(
+                    {key: value[i] for key, value in pieces.items()}))
+            self.hard_constraint.observe(
+                all_reduce_sum(count @ parts[-1].weights.detach()))
+            self.hard_constraint.step()
+        return Routing.cat(parts)
+
+    def _counts(self, levels: Levels) -> Optional[Tensor]:
+        """(N,) what each sample counts; None if the head has to say it."""
+        if self.balance_weight == 'foreground':
+            return None
+        counts = self.scope.total(
+            [torch.ones_like(x[:, 0], dtype=torch.float) for x in levels])
+        return counts if self.balance_weight == 'area' else torch.ones_like(
+            counts)
 
     def _build_soft(self, cfgs) -> Tuple[SoftConstraint, ...]:
         if cfgs is None:
@@ -241,43 +291,18 @@ class MoELayer(nn.Module):
         else:
             keyed = {'soft_constraint': cfgs}
         constraints = tuple(
-            build(key, cfg, SOFT_CONSTRAINTS) for key, cfg in keyed.items())
+            SOFT_CONSTRAINTS.build(key, cfg) for key, cfg in keyed.items())
         names = [constraint.name for constraint in constraints]
         if len(set(names)) < len(names):
             fail('soft_constraint', cfgs, 'each type once')
-        for constraint in constraints:
-            if self.top_k < constraint.top_k_min and self.num_experts > 1:
-                fail('top_k', self.top_k,
-                      f'at least {constraint.top_k_min} with the soft '
-                      f'constraint {constraint!r}: with one expert per sample '
-                      'its weight is always 1, and the loss has no gradient')
         return constraints
-
-    def check_collectives(self) -> None:
-        """Refuse SyncBatchNorm in an expert.
-
-        It waits for the other ranks at every call, and ranks call different
-        experts.
-        """
-        for module in self.experts.modules():
-            if isinstance(module, nn.SyncBatchNorm):
-                fail('norm', 'SyncBN',
-                     'GN or BN in experts: ranks that run different experts '
-                     'would wait for each other forever')
-
-    def _check_expert_channels(self) -> None:
-        for module in self.experts[0].modules():
-            channels = getattr(module, 'in_channels', None)
-            if channels is not None:
-                if channels != self.in_channels:
-                    fail('in_channels', self.in_channels,
-                          f'{channels}, what the experts take')
-                return
 
     def extra_repr(self) -> str:
         soft = ', '.join(map(repr, self.soft_constraints)) or None
         return (f'num_experts={self.num_experts}, top_k={self.top_k}, '
-                f'soft_constraint={soft}, balance_over={self.balance_over}')
+                f'scope={self.scope!r}, soft_constraint={soft}, '
+                f'balance_over={self.recorder.balance_over}, '
+                f'balance_weight={self.balance_weight}')
 
 
 def check_moe(cfg: dict) -> dict:

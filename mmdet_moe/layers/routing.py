@@ -1,6 +1,6 @@
 """Routing: logits -> which experts a sample goes to, and with which weight."""
-from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from dataclasses import dataclass, fields
+from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -8,51 +8,84 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Routing:
-    """The decision for N samples.
+    """The decision for N samples; every tensor has a row for each.
 
     Attributes:
         weights: (N, E) float32, rows sum to 1, zero but for K experts.
         experts: (N, K) the selected experts, highest weight first.
-        logits: (N, E) float32, as they came from the gate (and noise).
-        masked: (E,) bool, experts that were not to be chosen.
+        logits: (N, E) float32, as the gate made them, with noise if any.
+        masked: (N, E) bool, experts that were not to be chosen.
+        noise: (N, E) what of the logits is noise; None without.
+        noise_scale: (N, E) standard deviation of that noise; None without.
     """
     weights: Tensor
     experts: Tensor
     logits: Tensor
     masked: Tensor
+    noise: Optional[Tensor] = None
+    noise_scale: Optional[Tensor] = None
+
+    @property
+    def changed(self) -> Tensor:
+        """(N,) bool, whether another choice was made because of the mask."""
+        free = select(self.logits, self.experts.shape[1])
+        return self.masked.gather(-1, free).any(dim=-1)
 
     def detach(self) -> 'Routing':
         """The same decision without its graph."""
-        return replace(
-            self, weights=self.weights.detach(), logits=self.logits.detach())
+        return self._rows(Tensor.detach)
 
-    def split(self, size: int) -> Tuple['Routing', ...]:
-        """Cut N into consecutive pieces of ``size`` samples."""
+    def split(self, sizes: Sequence[int]) -> Tuple['Routing', ...]:
+        """Cut N into consecutive pieces."""
+        ends = [sum(sizes[:i + 1]) for i in range(len(sizes))]
         return tuple(
-            replace(self, weights=w, experts=e, logits=g)
-            for w, e, g in zip(
-                self.weights.split(size), self.experts.split(size),
-                self.logits.split(size)))
+            self._rows(lambda t, rows=slice(end - size, end): t[rows])
+            for size, end in zip(sizes, ends))
+
+    @staticmethod
+    def cat(parts: Sequence['Routing']) -> 'Routing':
+        """Join decisions; the inverse of :meth:`split`."""
+        columns = zip(*(part._values() for part in parts))
+        return Routing(
+            *(None if c[0] is None else torch.cat(c) for c in columns))
+
+    def _values(self) -> list:
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def _rows(self, change: Callable[[Tensor], Tensor]) -> 'Routing':
+        return Routing(
+            *(None if v is None else change(v) for v in self._values()))
+
+
+def select(logits: Tensor, top_k: int) -> Tensor:
+    """The K experts with the largest logits, (N, E) -> (N, K).
+
+    Equal logits are taken in the order of the expert index, so that routing
+    is deterministic.
+    """
+    order = logits.sort(dim=-1, descending=True, stable=True).indices
+    return order[:, :top_k]
 
 
 def top_k_routing(logits: Tensor,
                   top_k: int,
-                  masked: Optional[Tensor] = None) -> Routing:
+                  masked: Optional[Tensor] = None,
+                  *,
+                  noise: Optional[Tensor] = None,
+                  noise_scale: Optional[Tensor] = None) -> Routing:
     """Keep the K largest logits of each row, softmax over those K.
 
-    Equal logits are taken in the order of the expert index, so that routing
-    is deterministic.
-
     Args:
-        logits: (N, E).
+        logits: (N, E), with the noise.
         top_k: K, at most the number of experts that are not masked.
         masked: (E,) bool, experts that may not be chosen; none if None.
+        noise, noise_scale: (N, E), kept with the decision.
     """
     if masked is None:
         masked = logits.new_zeros(logits.shape[-1], dtype=torch.bool)
     open_logits = logits.masked_fill(masked, float('-inf'))
-    order = open_logits.sort(dim=-1, descending=True, stable=True).indices
-    experts = order[:, :top_k]
+    experts = select(open_logits, top_k)
     kept = open_logits.gather(-1, experts).softmax(dim=-1)
     weights = torch.zeros_like(logits).scatter(-1, experts, kept)
-    return Routing(weights, experts, logits, masked)
+    return Routing(weights, experts, logits, masked.expand(logits.shape),
+                   noise, noise_scale)

@@ -1,6 +1,7 @@
 """MMDetection adapters of the layers; importing them registers them."""
+from .backbones import MoEResNet
 from .dense_heads import MoERetinaHead
 from .moe_conv import MoEConv
 from .necks import MoEFPN
 
-__all__ = ['MoEConv', 'MoEFPN', 'MoERetinaHead']
+__all__ = ['MoEConv', 'MoEFPN', 'MoEResNet', 'MoERetinaHead']

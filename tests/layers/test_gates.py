@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from mmdet_moe.layers import ConvGAPGate, GAPFCGate, GateNoise
+from mmdet_moe.layers import GATES, Gate, GateNoise, MoELayer, top_k_routing
+from mmdet_moe.layers.gates import (
+    ConvGAPGate,
+    EqualGate,
+    GAPFCGate,
+    SingleExpertGate,
+    TwoConvGAPGate,
+)
+
+LEARNED = (GAPFCGate, ConvGAPGate, TwoConvGAPGate)
 
 
 def test_gap_fc_by_hand():
@@ -17,7 +26,7 @@ def test_gap_fc_by_hand():
     assert gate(x).tolist() == [[3, 5, 8]]
 
 
-@pytest.mark.parametrize('gate', [GAPFCGate(8, 4), ConvGAPGate(8, 4)])
+@pytest.mark.parametrize('gate', [kind(8, 4) for kind in LEARNED])
 def test_float32_under_autocast(gate):
     x = torch.randn(2, 8, 6, 6)
     with torch.autocast('cpu', torch.bfloat16):
@@ -27,7 +36,7 @@ def test_float32_under_autocast(gate):
     assert copy.deepcopy(gate).half()(x.half()).dtype == torch.float32
 
 
-@pytest.mark.parametrize('gate', [GAPFCGate(8, 4), ConvGAPGate(8, 4)])
+@pytest.mark.parametrize('gate', [kind(8, 4) for kind in LEARNED])
 def test_every_parameter_is_trained(gate):
     gate(torch.randn(3, 8, 5, 5)).pow(2).sum().backward()
     for name, p in gate.named_parameters():
@@ -35,12 +44,63 @@ def test_every_parameter_is_trained(gate):
 
 
 def test_initialisers_of_layers_do_not_reach_gates():
-    for gate in (GAPFCGate(8, 4), ConvGAPGate(8, 4)):
+    for gate in (kind(8, 4) for kind in LEARNED):
         assert not any(
             isinstance(m, (nn.Linear, nn.Conv2d)) for m in gate.modules())
 
 
 def test_noise_starts_with_the_scale_of_the_paper():
-    # W_noise = 0: standard deviation softplus(0) + 0.01 = 0.7031
-    noise = GateNoise(4, 8)(torch.randn(5000, 4, 2, 2))
+    # W_noise = 0: standard deviation softplus(0) + 0.01 = 0.6931 + 0.01
+    scale = GateNoise(4, 8)(torch.randn(50, 4, 2, 2))
+    assert torch.allclose(scale, torch.tensor(0.7031), atol=1e-4)
+    layer = MoELayer(lambda: nn.Conv2d(4, 4, 1), 4, num_experts=8, noise=True)
+    layer(torch.randn(5000, 4, 1, 1))
+    noise = layer.routing.noise
     assert noise.std().item() == pytest.approx(0.7031, rel=0.02)
+    layer.eval()(torch.randn(2, 4, 1, 1))
+    assert layer.routing.noise is None
+
+
+def test_two_convolutions_then_pool():
+    # The first passes its input on, the second sums a 3x3 neighbourhood: of
+    # ones on 3x3 positions the centre sees 9, edges 6, corners 4: 49 / 9.
+    gate = TwoConvGAPGate(1, 1)
+    gate.conv_weight.data = torch.zeros(1, 1, 3, 3)
+    gate.conv_weight.data[..., 1, 1] = 1
+    gate.weight.data = torch.ones(1, 1, 3, 3)
+    assert gate(torch.ones(1, 1, 3, 3)).item() == pytest.approx(49 / 9)
+    # ReLU between them
+    assert gate(-torch.ones(1, 1, 3, 3)).item() == 0
+
+
+def test_static_gates():
+    x = torch.randn(3, 8, 2, 2)
+    equal = top_k_routing(EqualGate(8, 4)(x), top_k=4)
+    assert torch.equal(equal.weights, torch.full((3, 4), 0.25))
+    single = top_k_routing(SingleExpertGate(8, 4, expert=2)(x), top_k=2)
+    assert single.weights.tolist() == [[0, 0, 1, 0]] * 3
+
+
+def test_a_gate_of_ones_own():
+
+    @GATES.register
+    class MaxPoolGate(Gate):
+
+        def __init__(self, in_channels, num_experts):
+            super().__init__(in_channels, num_experts)
+            self.fc = nn.Linear(in_channels, num_experts)
+
+        def logits(self, x):
+            return self.fc(x.amax(dim=(-2, -1)))
+
+    try:
+        layer = MoELayer(
+            lambda: nn.Conv2d(4, 4, 1), 4, gate=dict(type='MaxPoolGate'))
+        layer(torch.randn(2, 4, 3, 3))[0].sum().backward()
+        assert layer.gate.fc.weight.grad.abs().sum() > 0
+        with pytest.raises(ValueError, match="class='MaxPoolGate'.*taken"):
+            GATES.register(type('MaxPoolGate', (Gate, ), {}))
+    finally:
+        del GATES['MaxPoolGate']
+    with pytest.raises(ValueError, match='a subclass of Gate'):
+        GATES.register(nn.Linear)

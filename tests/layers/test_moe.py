@@ -73,7 +73,7 @@ def test_evaluation_has_no_noise_and_no_mask():
     layer.hard_constraint.relative_importance[:2] = 9
     x = levels()
     layer(x)
-    assert layer.routing.masked.tolist() == [True, True, False, False]
+    assert layer.routing.masked.tolist() == [[True, True, False, False]] * 4
     layer.eval()
     first, second = layer(x), layer(x)
     assert not layer.routing.masked.any()

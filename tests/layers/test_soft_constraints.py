@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmdet_moe.layers import importance_loss, kl_loss
+from mmdet_moe.layers.soft_constraints import importance_loss, kl_loss
 
 
 @pytest.mark.parametrize('importance, cv2, kl', [

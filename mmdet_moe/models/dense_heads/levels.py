@@ -48,6 +48,35 @@ def predict_with_levels(head,
         img_meta=img_meta)
 
 
+def weights_at(found: InstanceData, grids: Sequence[Tensor], meta: dict,
+               rescaled: bool) -> Tensor:
+    """Expert weights of detections, from where and at which level they are.
+
+    Args:
+        found: Detections with ``bboxes`` and ``level_ids`` (n,).
+        grids: For each level (gh, gw, E), the weights by place.
+        meta: Of the picture: its sizes and scale.
+        rescaled: Whether the boxes are in the original picture's scale.
+
+    Returns:
+        (n, E).
+    """
+    boxes = get_box_tensor(found.bboxes)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    if rescaled:
+        centre = centre * centre.new_tensor(meta['scale_factor'])
+    height, width = meta.get('batch_input_shape', meta['img_shape'][:2])
+    weights = centre.new_zeros(len(centre), grids[0].shape[-1])
+    for level, grid in enumerate(grids):
+        here = found.level_ids == level
+        x, y = centre[here].unbind(dim=1)
+        rows = (y / height * grid.shape[0]).long()
+        columns = (x / width * grid.shape[1]).long()
+        weights[here] = grid[rows.clamp(0, grid.shape[0] - 1),
+                             columns.clamp(0, grid.shape[1] - 1)]
+    return weights
+
+
 def assigned_levels(head, features: Sequence[Tensor], sample) -> Tensor:
     """The level that each ground-truth object of an image is assigned to.
 

@@ -2,26 +2,44 @@ from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
+from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdet_moe.layers import MoELayer, fresh_copy
-from mmdet_moe.layers.checks import check_subset
+from mmdet_moe.layers import (
+    BothOutcomes,
+    MoELayer,
+    Parallel,
+    fresh_copy,
+    logits_of,
+)
+from mmdet_moe.layers.checks import check_choice, check_subset, fail
 from mmdet_moe.layers.moe import check_moe
+from mmdet_moe.models.moe_conv import MoEConv
 
-from .levels import assigned_levels, predict_with_levels
+from .levels import assigned_levels, predict_with_levels, weights_at
+
+SUBNETS = ('cls', 'reg')
+#: Which of the n convolutions of a subnet, the predictor being the last, are
+#: mixtures of convolutions; the other places have larger experts.
+CONVOLUTIONS = dict(
+    first=lambda n: [0],
+    last=lambda n: [n - 2],
+    predictor=lambda n: [n - 1],
+    every=lambda n: list(range(n)))
+PLACES = ('subnet', 'tower', *CONVOLUTIONS)
 
 
 @MODELS.register_module()
 class MoERetinaHead(RetinaHead):
-    """RetinaNet's head with a mixture of whole subnets.
+    """RetinaNet's head with mixtures of experts.
 
-    An expert is a subnet: its tower of convolutions and its predictor. The
-    experts are shared by the pyramid levels, the gate decides once per image
-    and level (Pavlitska et al. 2022, section III-D). A subnet without
-    experts keeps the layers and the parameter names of RetinaHead.
+    By default an expert is a subnet: its tower of convolutions and its
+    predictor. The experts are shared by the pyramid levels, the gate decides
+    once per image and level (Pavlitska et al. 2022, section III-D). Layers
+    without experts keep the parameter names of RetinaHead.
 
     In prediction it reports who did what: ``data_sample.expert_weights``
     has a row for each level, with the weights of ``cls`` and ``reg`` (L, E);
@@ -29,12 +47,22 @@ class MoERetinaHead(RetinaHead):
     ``reg_expert_weights`` (n, E), kept through NMS; and where the pipeline
     loads annotations ``gt_instances`` gets ``level_ids``, the level of the
     best of the anchors that the training assigner gives to an object (-1 if
-    it gives none).
+    it gives none). With ``moe_at='every'`` the names are ``cls_0``, ``cls_1``
+    and so on. Where each patch is routed on its own, a detection has the
+    weights of the patch that its centre lies in, a level the mean.
 
     Args:
         moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`;
             required.
-        moe_in: Which subnets: ``'cls'``, ``'reg'``, or both with a gate each.
+        moe_in: Which subnets: ``'cls'``, ``'reg'``, or both.
+        moe_at: What an expert is: the whole ``'subnet'``; its ``'tower'``,
+            before a common predictor; or a convolution: the ``'first'`` or
+            ``'last'`` of the tower, the ``'predictor'``, or ``'every'`` one,
+            each with a gate of its own.
+        shared_gate: One gate for both subnets rather than one each; an expert
+            is then a pair of subnets.
+        mix: What is mixed of the classification's predictions: the
+            ``'logit'``, or the ``'prob'``, as the authors' code does.
         args, kwargs: As of RetinaHead.
 
     Example:
@@ -44,15 +72,30 @@ class MoERetinaHead(RetinaHead):
         >>> [x.shape for x in cls_scores]  # 9 anchors x 11 classes
         [torch.Size([2, 99, 32, 32]), torch.Size([2, 99, 16, 16])]
     """
+    dense_twin = 'RetinaHead'
+    moe_keys = ('moe', 'moe_in', 'moe_at', 'shared_gate', 'mix')
 
     def __init__(self,
                  *args,
                  moe: Optional[dict] = None,
-                 moe_in: Union[str, Sequence[str]] = ('cls', 'reg'),
+                 moe_in: Union[str, Sequence[str]] = SUBNETS,
+                 moe_at: str = 'subnet',
+                 shared_gate: bool = False,
+                 mix: str = 'logit',
                  init_cfg: Union[dict, List[dict], None] = None,
                  **kwargs) -> None:
         self.moe = check_moe(moe)
-        self.moe_in = check_subset('moe_in', moe_in, ('cls', 'reg'))
+        self.moe_in = check_subset('moe_in', moe_in, SUBNETS)
+        self.moe_at = check_choice('moe_at', moe_at, PLACES)
+        self.shared_gate = check_choice('shared_gate', shared_gate,
+                                        (False, True))
+        self.mix = check_choice('mix', mix, ('logit', 'prob'))
+        if shared_gate and (moe_at != 'subnet' or len(self.moe_in) < 2):
+            fail('shared_gate', shared_gate,
+                 "False unless moe_in=('cls', 'reg') and moe_at='subnet'")
+        if mix == 'prob' and ('cls' not in self.moe_in or moe_at != 'subnet'):
+            fail('mix', mix, "'logit' unless 'cls' is in moe_in and "
+                 "moe_at='subnet': only there are scores mixed")
         if init_cfg is None:
             # RetinaHead's, with the prior of the focal loss for all experts.
             init_cfg = dict(
@@ -68,41 +111,132 @@ class MoERetinaHead(RetinaHead):
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        for name in self.moe_in:
-            tower = self._modules.pop(f'{name}_convs')
-            predictor = self._modules.pop(f'retina_{name}')
-            subnet = nn.Sequential(*tower, predictor)
-            self.add_module(
-                f'{name}_subnet',
-                MoELayer(
-                    partial(fresh_copy, subnet), self.in_channels, **self.moe))
+        if self.stacked_convs == 0 and self.moe_at in ('tower', 'first',
+                                                       'last'):
+            fail('moe_at', self.moe_at, "'subnet', 'predictor' or 'every' "
+                 'with stacked_convs=0: there is no tower')
+        if self.moe_at in CONVOLUTIONS:
+            for name in self.moe_in:
+                self._mix_convolutions(name)
+        elif self.shared_gate:
+            taken = {name: self._take(name) for name in SUBNETS}
+            self.subnet = self._mix(
+                Parallel({name: part
+                          for name, (part, _) in taken.items()}), {
+                              f'{name}.{i}': dense
+                              for name, (_, dense_names) in taken.items()
+                              for i, dense in dense_names.items()
+                          })
+        else:
+            for name in self.moe_in:
+                self.add_module(f'{name}_{self.moe_at}',
+                                self._mix(*self._take(name)))
+
+    def _take(self, name: str) -> Tuple[nn.Sequential, Dict[str, str]]:
+        """Layers of RetinaHead as an expert, out of the head; their names."""
+        tower = self._modules.pop(f'{name}_convs')
+        parts = {f'{name}_convs.{i}': conv for i, conv in enumerate(tower)}
+        if self.moe_at == 'subnet':
+            parts[f'retina_{name}'] = self._modules.pop(f'retina_{name}')
+        expert = nn.Sequential(*parts.values())
+        if name == 'cls' and self.mix == 'prob':
+            expert.append(BothOutcomes())
+        return expert, {str(i): dense for i, dense in enumerate(parts)}
+
+    def _mix(self, expert: nn.Module, dense_names: Dict[str, str]) -> MoELayer:
+        layer = MoELayer(
+            partial(fresh_copy, expert), self.in_channels, **self.moe)
+        layer.dense_names = dense_names
+        return layer
+
+    def _mix_convolutions(self, name: str) -> None:
+        tower = getattr(self, f'{name}_convs')
+        chosen = CONVOLUTIONS[self.moe_at](len(tower) + 1)
+        for i in chosen:
+            if i < len(tower):
+                tower[i].conv = MoEConv.like(tower[i].conv, self.moe)
+            else:
+                predictor = getattr(self, f'retina_{name}')
+                setattr(self, f'retina_{name}',
+                        MoEConv.like(predictor, self.moe))
 
     @property
     def moe_subnets(self) -> Dict[str, MoELayer]:
-        """The subnets that have experts, ``'cls'`` and ``'reg'``."""
-        return {
-            name: getattr(self, f'{name}_subnet')
-            for name in self.moe_in
-        }
+        """The MoE layers by the names under which they are reported."""
+        named = {}
+        for name in self.moe_in:
+            layers = [
+                layer for layer in self._layers(name)
+                if isinstance(layer, MoELayer)
+            ]
+            for i, layer in enumerate(layers):
+                named[name if len(layers) == 1 else f'{name}_{i}'] = layer
+        return named
 
     @property
     def cls_predictors(self) -> nn.ModuleList:
         """The last convolution of the classification subnet, of each expert."""
-        if 'cls' in self.moe_in:
-            return nn.ModuleList(e[-1] for e in self.cls_subnet.experts)
-        return nn.ModuleList([self.retina_cls])
+        last = self.subnet if self.shared_gate else self._layers('cls')[-1]
+        if not isinstance(last, MoELayer):
+            return nn.ModuleList([last])
+        experts = [e['cls'] if self.shared_gate else e for e in last.experts]
+        return nn.ModuleList(
+            [m for m in e.modules() if isinstance(m, nn.Conv2d)][-1]
+            for e in experts)
 
     def forward(self,
                 x: Sequence[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
         """L features (B, C, H_l, W_l) -> L class scores, L box deltas."""
-        return self._subnet('cls', x), self._subnet('reg', x)
+        if self.shared_gate:
+            split = [
+                y.tensor_split((-self.num_base_priors *
+                                self.bbox_coder.encode_size, ), dim=1)
+                for y in self.subnet(x)
+            ]
+            scores, deltas = (list(part) for part in zip(*split))
+        else:
+            scores, deltas = (self._run(name, x) for name in SUBNETS)
+        if self.mix == 'prob':
+            scores = [logits_of(y) for y in scores]
+        return scores, deltas
 
-    def _subnet(self, name: str, levels: Sequence[Tensor]) -> List[Tensor]:
-        if name in self.moe_in:
-            return getattr(self, f'{name}_subnet')(levels)
-        subnet = nn.Sequential(*getattr(self, f'{name}_convs'),
-                               getattr(self, f'retina_{name}'))
-        return [subnet(level) for level in levels]
+    def _run(self, name: str, levels: Sequence[Tensor]) -> List[Tensor]:
+        for layer in self._layers(name):
+            # A MoE layer sees the whole pyramid, to decide on it at once.
+            levels = layer(levels) if isinstance(
+                layer, MoELayer) else [layer(x) for x in levels]
+        return levels
+
+    def _layers(self, name: str) -> list:
+        """The subnet as a sequence of MoE layers and of dense ones."""
+        if self.shared_gate:
+            return [self.subnet]
+        whole = getattr(self, f'{name}_subnet', None)
+        if whole is not None:
+            return [whole]
+        tower = getattr(self, f'{name}_tower', None)
+        layers = [tower] if tower is not None else []
+        for module in getattr(self, f'{name}_convs', ()):
+            if isinstance(module.conv, MoELayer):
+                layers += [module.conv, partial(_after_convolution, module)]
+            else:
+                layers.append(module)
+        return [*layers, getattr(self, f'retina_{name}')]
+
+    def get_targets(self, *args, **kwargs) -> tuple:
+        """As RetinaHead; positive anchors may weigh the samples."""
+        targets = super().get_targets(*args, **kwargs)
+        foreground = [
+            layer for layer in set(self.moe_subnets.values())
+            if layer.balance_weight == 'foreground'
+        ]
+        if foreground:
+            labels = targets[0]  # L tensors (B, H_l * W_l * anchors)
+            positives = [((x >= 0) & (x < self.num_classes)).unflatten(
+                1, (-1, self.num_base_priors)).sum(dim=-1) for x in labels]
+            for layer in foreground:
+                layer.weigh(positives)
+        return targets
 
     def predict(self,
                 x: Sequence[Tensor],
@@ -110,20 +244,22 @@ class MoERetinaHead(RetinaHead):
                 rescale: bool = False) -> List[InstanceData]:
         """As RetinaHead, with experts and levels reported (see above)."""
         predictions = super().predict(x, batch_data_samples, rescale)
-        weights = {  # (L, B, E) each
-            name: torch.stack([
-                part.weights for part in layer.routing.split(len(x[0]))
-            ])
+        grids = {
+            name: layer.weight_grids()
             for name, layer in self.moe_subnets.items()
         }
         for b, (sample, prediction) in enumerate(
                 zip(batch_data_samples, predictions)):
             sample.expert_weights = InstanceData(
-                **{name: w[:, b]
-                   for name, w in weights.items()})
-            for name, w in weights.items():
-                prediction.set_field(w[prediction.level_ids, b],
-                                     f'{name}_expert_weights')
+                **{
+                    name: torch.stack([g[b].mean(dim=(0, 1)) for g in levels])
+                    for name, levels in grids.items()
+                })
+            for name, levels in grids.items():
+                prediction.set_field(
+                    weights_at(prediction, [g[b] for g in levels],
+                               sample.metainfo, rescale),
+                    f'{name}_expert_weights')
             if 'gt_instances' in sample and hasattr(self, 'assigner'):
                 sample.gt_instances.level_ids = assigned_levels(
                     self, x, sample)
@@ -132,3 +268,10 @@ class MoERetinaHead(RetinaHead):
     def _predict_by_feat_single(self, *args, **kwargs) -> InstanceData:
         return predict_with_levels(self, super()._predict_by_feat_single,
                                    *args, **kwargs)
+
+
+def _after_convolution(module: ConvModule, x: Tensor) -> Tensor:
+    """What a ConvModule does once its convolution is done."""
+    if module.with_norm:
+        x = module.norm(x)
+    return module.activate(x) if module.with_activation else x

@@ -30,6 +30,8 @@ class MoEFPN(FPN):
         >>> [p.shape[-1] for p in neck((c2, c3))]
         [32, 16, 8]
     """
+    dense_twin = 'FPN'
+    moe_keys = ('moe', 'moe_in')
     parts = {'output': 'fpn_convs', 'lateral': 'lateral_convs'}
 
     def __init__(self,

@@ -1,0 +1,66 @@
+"""What does not go together: options that are allowed each, but not both."""
+from torch import nn
+
+from .checks import fail
+
+
+def check_options(layer: nn.Module) -> None:
+    """Check the options of a :class:`MoELayer` against each other.
+
+    Raises:
+        ValueError: Two of them contradict; names both and what to change.
+    """
+    hard = layer.hard_constraint
+    if not layer.gate.learned:
+        kind = type(layer.gate).__name__
+        if layer.noise is not None:
+            fail('noise', True, f'False with the static gate {kind}')
+        for key, given in (('soft_constraint', layer.soft_constraints),
+                           ('hard_constraint', hard)):
+            if given:
+                fail(key, given, f'None with the static gate {kind}')
+    for soft in layer.soft_constraints:
+        if layer.top_k < soft.top_k_min and layer.num_experts > 1:
+            fail('top_k', layer.top_k,
+                 f'at least {soft.top_k_min} with the soft constraint '
+                 f'{soft!r}: with one expert per sample its weight is '
+                 'always 1, and the loss has no gradient')
+        if soft.needs_noise and layer.noise is None:
+            fail('noise', False, f'True with the soft constraint {soft!r}')
+        if soft.needs_noise and layer.top_k == layer.num_experts:
+            fail('top_k', layer.top_k,
+                 f'less than num_experts={layer.num_experts} with the soft '
+                 f'constraint {soft!r}: every expert is always selected')
+    if layer.balance_weight == 'foreground' and hard is not None and (
+            hard.paper_per_call):
+        fail('balance_weight', 'foreground',
+             "'sample' or 'area' with paper_per_call: what is foreground is "
+             'not known yet when the next level is routed')
+
+
+def check_experts(experts: nn.ModuleList, in_channels: int) -> None:
+    """Check that the experts take the features that the gate takes.
+
+    Raises:
+        ValueError: They have another number of channels.
+    """
+    for module in experts[0].modules():
+        channels = getattr(module, 'in_channels', None)
+        if channels is not None:
+            if channels != in_channels:
+                fail('in_channels', in_channels,
+                     f'{channels}, what the experts take')
+            return
+
+
+def check_collectives(experts: nn.ModuleList) -> None:
+    """Refuse SyncBatchNorm in an expert.
+
+    It waits for the other ranks at every call, and ranks call different
+    experts.
+    """
+    for module in experts.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            fail('norm', 'SyncBN',
+                 'GN or BN in experts: ranks that run different experts '
+                 'would wait for each other forever')

@@ -1,0 +1,3 @@
+from .moe_resnet import MoEResNet
+
+__all__ = ['MoEResNet']

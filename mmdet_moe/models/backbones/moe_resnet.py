@@ -1,0 +1,110 @@
+from functools import partial
+from typing import Optional, Sequence
+
+from mmdet.models.backbones import ResNet
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from mmdet_moe.layers import MoELayer, fresh_copy
+from mmdet_moe.layers.checks import check_choice, check_int, fail
+from mmdet_moe.layers.moe import check_moe
+
+
+@MODELS.register_module()
+class MoEResNet(ResNet):
+    """ResNet with mixtures of blocks, or of whole stages.
+
+    An expert is a BasicBlock or a Bottleneck (BlockMoE of Pavlitska et al.
+    2022, section III-A), or all blocks of a stage. The gate sees what the
+    block or the stage takes, and decides once per image.
+
+    Args:
+        moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`;
+            required.
+        moe_stages: Which stages have experts, counted from 0.
+        moe_unit: What an expert is: a ``'block'``, for every block of these
+            stages, or the ``'stage'``.
+        residual: Whether the input, projected where the shapes differ, is
+            added to the mixture, as in the paper's residual variant. The
+            identity inside each block stays.
+        args, kwargs: As of ResNet.
+
+    Example:
+        >>> resnet = MoEResNet(18, moe=dict(num_experts=4), moe_unit='stage')
+        >>> [x.shape[1] for x in resnet(torch.rand(2, 3, 64, 64))]
+        [64, 128, 256, 512]
+    """
+    dense_twin = 'ResNet'
+    moe_keys = ('moe', 'moe_stages', 'moe_unit', 'residual')
+
+    def __init__(self,
+                 *args,
+                 moe: Optional[dict] = None,
+                 moe_stages: Sequence[int] = (3, ),
+                 moe_unit: str = 'block',
+                 residual: bool = False,
+                 **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.moe = check_moe(moe)
+        check_choice('moe_unit', moe_unit, ('block', 'stage'))
+        check_choice('residual', residual, (False, True))
+        if not isinstance(moe_stages, (list, tuple)) or not moe_stages:
+            fail('moe_stages', moe_stages, 'a non-empty tuple of stages')
+        if self.moe.get('balance_weight') == 'foreground':
+            fail('moe.balance_weight', 'foreground',
+                 "'sample' or 'area' in a backbone")
+        mixture = ResidualMoELayer if residual else MoEBlock
+        for stage in moe_stages:
+            name = self.res_layers[check_int('moe_stages', stage, 0,
+                                             self.num_stages - 1)]
+            if moe_unit == 'stage':
+                setattr(self, name, mixture(getattr(self, name), self.moe))
+            else:
+                blocks = getattr(self, name)
+                for i, block in enumerate(blocks):
+                    blocks[i] = mixture(block, self.moe)
+
+
+class MoEBlock(MoELayer):
+    """A mixture of ResNet blocks, or of sequences of them.
+
+    Args:
+        block: What the experts are like, with new parameters.
+        moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`.
+    """
+
+    def __init__(self, block: nn.Module, moe: dict) -> None:
+        super().__init__(
+            partial(fresh_copy, block),
+            _convolutions(block)[0].in_channels, **moe)
+
+    def init_weights(self) -> None:
+        """As MMEngine would initialise the dense block (its ``init_cfg``)."""
+        for expert in self.experts:
+            expert.init_weights()
+
+
+class ResidualMoELayer(MoEBlock):
+    """The mixture plus its input.
+
+    A 1x1 convolution and a BatchNorm project the input where the block
+    changes channels or size.
+    """
+
+    def __init__(self, block: nn.Module, moe: dict) -> None:
+        super().__init__(block, moe)
+        self.projection = _projection(block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.projection(x)
+
+
+def _projection(block: nn.Module) -> nn.Module:
+    first = block[0] if isinstance(block, nn.Sequential) else block
+    if first.downsample is None:
+        return nn.Identity()
+    return fresh_copy(first.downsample)
+
+
+def _convolutions(block: nn.Module) -> list:
+    return [m for m in block.modules() if isinstance(m, nn.Conv2d)]
