@@ -122,6 +122,9 @@ class MoELayer(nn.Module):
         #: their names in the expert to names beside this layer. None: under
         #: this layer's own name.
         self.dense_names: Optional[Dict[str, str]] = None
+        #: What the layer computes that no dense one does, in words; such a
+        #: layer cannot be upcycled to.
+        self.beyond_dense = ''
         #: The latest decision, without its graph; None before the first call.
         self.routing: Optional[Routing] = None
         #: (B, H_l, W_l) of the L maps of the latest call.

@@ -97,6 +97,10 @@ def upcycle(model: nn.Module, dense_state: Mapping[str, Tensor]
     """
     report = UpcyclingReport()
     state = {}
+    report.missing = [
+        f'{name}: {layer.beyond_dense}'
+        for name, layer in moe_layers(model).items() if layer.beyond_dense
+    ]
     for key, value in model.state_dict().items():
         dense = dense_key(model, key)
         if dense is None:

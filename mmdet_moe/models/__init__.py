@@ -3,5 +3,7 @@ from .backbones import MoEResNet
 from .dense_heads import MoERetinaHead
 from .moe_conv import MoEConv
 from .necks import MoEFPN
+from .upcycling import UpcycleInit
 
-__all__ = ['MoEConv', 'MoEFPN', 'MoEResNet', 'MoERetinaHead']
+__all__ = ['MoEConv', 'MoEFPN', 'MoEResNet', 'MoERetinaHead',
+           'UpcycleInit']

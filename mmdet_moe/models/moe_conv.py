@@ -1,4 +1,5 @@
 """ConvMoE: a convolution layer of MMCV's whose experts are convolutions."""
+import inspect
 from functools import partial
 
 from mmengine.model import kaiming_init
@@ -22,6 +23,10 @@ class MoEConv(MoELayer):
             groups, bias: As of ``nn.Conv2d``, for each expert.
         moe: Keyword arguments of :class:`MoELayer`.
     """
+    dense_twin = 'Conv2d'
+    moe_keys = tuple(
+        inspect.signature(MoELayer).parameters.keys() -
+        {'expert', 'in_channels'})
 
     def __init__(self,
                  in_channels,

@@ -94,6 +94,8 @@ class ResidualMoELayer(MoEBlock):
     def __init__(self, block: nn.Module, moe: dict) -> None:
         super().__init__(block, moe)
         self.projection = _projection(block)
+        self.beyond_dense = ('residual=True adds the input to the mixture; '
+                             'use residual=False')
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + self.projection(x)
