@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
-from mmdet_moe.layers import MeanImportance, RelativeImportance
+from mmdet_moe.layers import MeanImportance, MoELayer, RelativeImportance
 from mmdet_moe.layers.hard_constraints import overused
 
 
@@ -62,3 +63,55 @@ def test_state_is_saved(kind):
     for constraint in (trained, resumed):
         observe_and_step(constraint, [1.0, 2.0, 4.0])
     assert torch.equal(trained.usage(), resumed.usage())
+
+
+@pytest.mark.parametrize('lift_at, lifted', [
+    (None, [False, False, False]),
+    (dict(epoch=2), [False, False, True]),
+    (dict(iter=5), [False, True, True]),
+])
+def test_lifting(lift_at, lifted):
+    constraint = RelativeImportance(2, 1, lift_at=lift_at)
+    observe_and_step(constraint, [3.0, 1.0])
+    assert constraint.masked().tolist() == [True, False]
+    found = []
+    for epoch, iteration in ((0, 0), (1, 5), (2, 10)):
+        constraint.progress(epoch=epoch, iteration=iteration)
+        found.append(constraint.lifted)
+        assert constraint.masked().any() != constraint.lifted
+    assert found == lifted
+
+
+def always_first(**options):
+    """Two experts; the gate prefers the first for every sample."""
+    layer = MoELayer(
+        lambda: nn.Conv2d(2, 2, 1), 2, num_experts=2, top_k=1,
+        hard_constraint=dict(type='RelativeImportance', **options))
+    layer.gate.weight.data.zero_()
+    layer.gate.bias.data = torch.tensor([1.0, 0.0])
+    return layer
+
+
+def test_per_call_as_the_authors_code_or_per_step():
+    levels = [torch.zeros(2, 2, s, s) for s in (4, 2, 1)]
+    # All of a level to one expert: R moves by (2 - 1) / 1 = 1 and -1. So per
+    # call expert 0 is masked on the second level, and free again on the third.
+    per_call = always_first(paper_per_call=True)
+    per_call(levels)
+    assert per_call.routing.experts.flatten().tolist() == [0, 0, 1, 1, 0, 0]
+    assert per_call.hard_constraint.relative_importance.tolist() == [1, -1]
+    summary = per_call.collect()
+    assert summary.masked.tolist() == pytest.approx([1 / 3, 0])
+    assert summary.changed.item() == pytest.approx(1 / 3)
+    per_call.step()
+    assert per_call.hard_constraint.relative_importance.tolist() == [1, -1]
+
+    per_step = always_first()
+    per_step(levels)
+    assert per_step.routing.experts.flatten().tolist() == [0] * 6
+    per_step.collect()
+    per_step.step()
+    assert per_step.hard_constraint.relative_importance.tolist() == [1, -1]
+    per_step(levels)
+    assert per_step.routing.experts.flatten().tolist() == [1] * 6
+    assert per_step.collect().changed == 1

@@ -51,6 +51,25 @@ def levels():
     (dict(balance_over='epoch'), "balance_over='epoch': .*'step', 'call'"),
     (dict(dispatch='fast'), "dispatch='fast'"),
     (dict(noise=2), 'noise=2'),
+    (dict(scope=dict(type='WorldScope')), "scope.type='World.*'PatchScope'"),
+    (dict(scope=dict(type='PatchScope', grid=0)), 'scope.grid=0'),
+    (dict(balance_weight='object'), "balance_weight='object': .*'area'"),
+    (dict(soft_constraint=dict(type='LoadLoss')), 'noise=False: .*LoadLoss'),
+    (dict(soft_constraint=dict(type='LoadLoss'), noise=True, top_k=4),
+     'top_k=4: .* less than num_experts=4'),
+    (dict(gate=dict(type='EqualGate'), noise=True), 'noise=True: .*EqualGate'),
+    (dict(gate=dict(type='SingleExpertGate', expert=4)), 'gate.expert=4'),
+    (dict(gate=dict(type='EqualGate'), soft_constraint=dict(type='KLLoss')),
+     'soft_constraint=.*None with the static gate EqualGate'),
+    (dict(gate=dict(type='EqualGate'),
+          hard_constraint=dict(type='MeanImportance')),
+     'hard_constraint=.*None with the static gate'),
+    (dict(hard_constraint=dict(type='MeanImportance', lift_at=3)),
+     'hard_constraint.lift_at=3'),
+    (dict(hard_constraint=dict(type='MeanImportance', lift_at=dict(day=1))),
+     "hard_constraint.lift_at='day'"),
+    (dict(hard_constraint=dict(type='MeanImportance', paper_per_call=True),
+          balance_weight='foreground'), "balance_weight='foreground'"),
 ])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
@@ -93,6 +112,32 @@ def test_balance_over_a_step_or_each_call():
         losses[over] = layer.collect().losses['importance'].item()
     assert losses['step'] == pytest.approx(0, abs=1e-5)
     assert losses['call'] == pytest.approx(2, abs=1e-5)
+
+
+def test_what_a_sample_counts():
+    # One image of 9 positions to expert 0, one of 1 position to expert 1.
+    x = [torch.ones(1, 6, 3, 3), -torch.ones(1, 6, 1, 1)]
+    importance = {}
+    for weight in ('sample', 'area', 'foreground'):
+        layer = sign_routed(
+            top_k=1, soft_constraint=dict(type='SwitchLoss'),
+            balance_weight=weight)
+        layer(x)
+        if weight == 'foreground':  # 2 positive anchors, and 6
+            layer.weigh([torch.tensor([[1, 0, 0, 1, 0, 0, 0, 0, 0]]),
+                         torch.tensor([[6]])])
+        importance[weight] = layer.collect().importance.tolist()
+    assert importance == dict(
+        sample=[0.5, 0.5], area=pytest.approx([0.9, 0.1]),
+        foreground=[0.25, 0.75])
+
+
+def test_foreground_that_nobody_tells_is_an_error():
+    layer = MoELayer(conv, 6, soft_constraint=dict(type='KLLoss'),
+                     balance_weight='foreground')
+    layer(levels())
+    with pytest.raises(RuntimeError, match="balance_weight='foreground'"):
+        layer.collect()
 
 
 def test_collect_counts_every_call_once():
