@@ -27,7 +27,8 @@ class ForcingHook(Hook):
                  top_k: Optional[int] = None,
                  expert: Optional[int] = None,
                  drop: Union[int, Sequence[int]] = ()) -> None:
-        self.options = dict(layers=layers, top_k=top_k, expert=expert, drop=drop)
+        self.options = dict(
+            layers=layers, top_k=top_k, expert=expert, drop=drop)
 
     def before_run(self, runner) -> None:
         model = runner.model

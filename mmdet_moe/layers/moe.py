@@ -143,8 +143,10 @@ class MoELayer(nn.Module):
             self, x: Union[Tensor,
                            Levels]) -> Union[Tensor, List[Tensor]]:
         """Features (B, C, H, W), or a sequence of them, -> mixtures alike."""
-        if isinstance(x, Tensor):
-            return self.forward([x])[0]
+        return self._forward([x])[0] if isinstance(
+            x, Tensor) else self._forward(x)
+
+    def _forward(self, x: Levels) -> List[Tensor]:
         for level in x:
             if level.shape[1] != self.in_channels:
                 raise ValueError(

@@ -1,54 +1,7 @@
+import json
+
 import pytest
-import torch
-from mmengine.model import BaseModel
-from mmengine.runner import Runner
-from torch import nn
-from torch.utils.data import Dataset
-
-from mmdet_moe.layers import MoELayer
-
-
-class Pictures(Dataset):
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, i):
-        generator = torch.Generator().manual_seed(i)
-        return dict(inputs=torch.randn(4, 6, 6, generator=generator))
-
-
-class Tower(BaseModel):
-    """Any model: one MoE layer that is called once per level."""
-
-    def __init__(self, with_moe=True, **moe):
-        super().__init__()
-        self.tower = MoELayer(lambda: nn.Conv2d(4, 4, 1), 4, **
-                              moe) if with_moe else nn.Conv2d(4, 4, 1)
-
-    def forward(self, inputs, mode):
-        y = self.tower(inputs).mean() + self.tower(inputs[..., :3]).mean()
-        return dict(loss_task=y) if mode == 'loss' else y
-
-
-def train(tmp_path, model, hooks=(dict(type='MoEHook'), ), accumulate=1):
-    runner = Runner(
-        model,
-        work_dir=str(tmp_path),
-        train_dataloader=dict(
-            dataset=Pictures(),
-            batch_size=2,
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            collate_fn=dict(type='default_collate')),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(
-            optimizer=dict(type='SGD', lr=0.1),
-            accumulative_counts=accumulate),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=list(hooks),
-        experiment_name=f'hook_{tmp_path.name}')
-    runner.train()
-    return runner
+from toy import Tower, train
 
 
 def test_losses_and_statistics_are_logged(tmp_path):
@@ -111,3 +64,26 @@ def test_a_frozen_gate_with_a_constraint_is_an_error(tmp_path):
     model.tower.gate.requires_grad_(False)
     with pytest.raises(ValueError, match='tower.gate is frozen'):
         train(tmp_path, model)
+
+
+def test_what_the_mask_did_is_logged(tmp_path):
+    train(tmp_path, Tower(hard_constraint=dict(
+        type='RelativeImportance', threshold=0.0)))
+    lines = next(tmp_path.rglob('scalars.json')).read_text().splitlines()
+    logs = [json.loads(line) for line in lines]
+    # Nothing is known before the first step; afterwards a uniform importance
+    # to the last digit would be needed for nothing to be masked.
+    masked = [[log[f'moe/tower/masked_{e}'] for e in range(4)] for log in logs]
+    assert sum(masked[0]) == 0 and logs[0]['moe/tower/changed'] == 0
+    assert all(1 <= sum(row) <= 2 for row in masked[1:])
+    assert any(log['moe/tower/changed'] > 0 for log in logs[1:])
+
+
+def test_a_hard_constraint_is_lifted_at_its_epoch(tmp_path):
+    lifted = {}
+    for epoch in (1, 2):
+        model = Tower(hard_constraint=dict(
+            type='MeanImportance', lift_at=dict(epoch=epoch)))
+        train(tmp_path / str(epoch), model, epochs=2)
+        lifted[epoch] = model.tower.hard_constraint.lifted
+    assert lifted == {1: True, 2: False}
