@@ -9,7 +9,10 @@ head is MMDetection's 1x RetinaNet, whose learning rate is meant for 8 GPUs
 with 2 pictures each: give --auto-scale-lr for another number.
 """
 _base_ = [
-    'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './_base_/moe.py'
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/default_runtime.py', './_base_/moe.py',
+    './_base_/schedule_1x.py'
 ]
 
 model = dict(bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))

@@ -1,4 +1,5 @@
 """Every config builds, and gives losses and predictions at small size."""
+import ast
 from pathlib import Path
 
 import pytest
@@ -9,20 +10,33 @@ from mmdet.testing import demo_mm_inputs
 
 from mmdet_moe.layers import moe_layers
 
-CONFIGS = sorted(
-    p.stem for p in (Path(__file__).parents[1] / 'configs').glob('*.py'))
+FOLDER = Path(__file__).parents[1] / 'configs'
+STUDY = sorted((FOLDER / 'retinanet_moe').glob('*.py'))
+CONFIGS = [
+    str(p.relative_to(FOLDER).with_suffix(''))
+    for p in sorted(FOLDER.glob('*.py')) + STUDY
+]
+
+
+def small(model):
+    """The same detector with a ResNet-18 of a quarter of the channels."""
+    model.backbone.update(depth=18, base_channels=16, stem_channels=16)
+    model.neck.update(in_channels=[16, 32, 64, 128], out_channels=64)
+    model.bbox_head.update(
+        in_channels=64, feat_channels=64, stacked_convs=2)
+    return model
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config(load_config, name):
     cfg = load_config(name)
-    detector = MODELS.build(cfg.model)
+    detector = MODELS.build(small(cfg.model))
     layers = moe_layers(detector)
     assert bool(layers) == ('moe' in name)
-    # The hook is there exactly where a layer has constraints.
+    for layer in layers.values():
+        layer.recording = True  # as the hook does
     hooks = [h['type'] for h in cfg.get('custom_hooks', ())]
-    assert ('MoEHook' in hooks) == any(
-        layer.constrained for layer in layers.values())
+    assert ('MoEHook' in hooks) == ('moe' in name)
 
     data = detector.data_preprocessor(
         demo_mm_inputs(
@@ -51,13 +65,33 @@ def test_config(load_config, name):
 
 
 def test_every_config_is_in_the_model_index():
-    root = Path(__file__).parents[1]
+    root = FOLDER.parent
     index = yaml.safe_load((root / 'model-index.yml').read_text())
     listed = [
         model['Config'] for metafile in index['Import']
         for model in yaml.safe_load((root / metafile).read_text())['Models']
     ]
-    assert sorted(listed) == [f'configs/{name}.py' for name in CONFIGS]
+    assert sorted(listed) == sorted(f'configs/{name}.py' for name in CONFIGS)
+
+
+def test_the_table_of_the_study_says_what_the_configs_say():
+    table = (FOLDER / 'retinanet_moe' / 'README.md').read_text()
+    rows = [line for line in table.splitlines() if line.startswith('| [')]
+    expected = []
+    for path in STUDY:
+        name = path.stem.removeprefix('retinanet_moe_').removesuffix('_coco')
+        what = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+        expected.append(f'| [`{name}`]({path.name}) | {what} |')
+    assert sorted(rows) == sorted(expected)
+
+
+def test_variants_of_the_study_differ_from_each_other(load_config):
+    models = {}
+    for path in STUDY:
+        model = load_config(f'retinanet_moe/{path.stem}').model
+        same = [name for name, other in models.items() if other == model]
+        assert not same, (path.stem, same)
+        models[path.stem] = model
 
 
 def test_the_twins_differ_by_their_experts_only(load_config):

@@ -1,7 +1,9 @@
-_base_ = './retinanet_moe_fpn_coco.py'
+"""Experts in the regression subnet, mean importance constraint, 0.1."""
+_base_ = './retinanet_moe_both_kl_coco.py'
 
 model = dict(
     bbox_head=dict(
+        moe_in=('reg', ),
         moe=dict(
             soft_constraint=None,
             hard_constraint=dict(type='MeanImportance', threshold=0.1))))

@@ -1,7 +1,7 @@
-_base_ = './retinanet_moe_fpn_coco.py'
+"""KL loss and relative importance constraint together."""
+_base_ = './retinanet_moe_both_kl_coco.py'
 
 model = dict(
     bbox_head=dict(
         moe=dict(
-            soft_constraint=None,
             hard_constraint=dict(type='RelativeImportance', threshold=0.3))))

@@ -1,0 +1,7 @@
+"""Entropy loss."""
+_base_ = './retinanet_moe_both_kl_coco.py'
+
+model = dict(
+    bbox_head=dict(
+        moe=dict(
+            soft_constraint=dict(type='EntropyLoss', weight=0.5))))

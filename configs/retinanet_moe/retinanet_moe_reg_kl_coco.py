@@ -1,0 +1,6 @@
+"""Experts in the regression subnet, KL loss, weight 0.5."""
+_base_ = './retinanet_moe_both_kl_coco.py'
+
+model = dict(
+    bbox_head=dict(
+        moe_in=('reg', )))

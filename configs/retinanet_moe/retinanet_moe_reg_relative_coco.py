@@ -1,0 +1,9 @@
+"""Experts in the regression subnet, relative importance constraint, 0.3."""
+_base_ = './retinanet_moe_both_kl_coco.py'
+
+model = dict(
+    bbox_head=dict(
+        moe_in=('reg', ),
+        moe=dict(
+            soft_constraint=None,
+            hard_constraint=dict(type='RelativeImportance', threshold=0.3))))
