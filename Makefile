@@ -1,10 +1,10 @@
-# make demo · make test · make lint
+# make demo · make test · make test-study · make lint
 #
 # The first of them sets up .venv (minutes: mmcv is compiled). An environment
 # that is there already is used instead with  make test PYTHON=/path/to/python
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test lint setup clean-demo help
+.PHONY: demo test test-study lint setup clean-demo help
 
 VENV := .venv
 ifdef PYTHON
@@ -26,6 +26,10 @@ $(VENV)/.ready: tools/setup_env.sh setup.cfg pyproject.toml
 
 test: $(SETUP)
 	$(PYTHON) -m pytest
+
+# Every config of configs/retinanet_moe/ through tools/train.py (10 minutes).
+test-study: $(SETUP)
+	$(PYTHON) -m pytest -m slow
 
 lint: $(SETUP)
 	$(PYTHON) -m ruff check .
