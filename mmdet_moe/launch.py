@@ -14,6 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .datasets.checks import DataError, check_coco_dataset, type_name
+from .layers.checks import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser,
@@ -115,10 +116,10 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End the program with one line where a file is to blame."""
+    """End the program with one line where a file or a setting is to blame."""
     try:
         yield
-    except DataError as error:
+    except (DataError, ConfigError) as error:
         sys.exit(f'error: {error}')
     except (AssertionError, OSError) as error:
         # A data loader's worker sends its traceback as the text of the error;
@@ -160,6 +161,6 @@ def _check_channels(model: dict) -> None:
         return
     given, taken = neck.get('out_channels'), head.get('in_channels')
     if given is not None and taken is not None and given != taken:
-        raise ValueError(
+        raise ConfigError(
             f'model.bbox_head.in_channels={taken}: allowed is {given}, the '
             'value of model.neck.out_channels')

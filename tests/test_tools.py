@@ -85,6 +85,60 @@ def test_test_prints_ap_by_size_and_expert_tables(trained, shapes, tmp_path):
     assert (tmp_path / 'all.pkl').exists()
 
 
+def test_forced_experts(trained, shapes, tmp_path):
+    work_dir, _ = trained
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    options = on(shapes, 'model.test_cfg.score_thr=0.0')
+    force = 'custom_hooks.0.forcing.{}'
+    tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path, *options,
+         force.format('layers=*.reg_subnet'), force.format('expert=2'))
+    tables = json.loads((tmp_path / 'expert_assignment.json').read_text())
+    assert tables['layers']['reg']['importance'] == [0, 0, 1, 0]
+    assert sum(tables['layers']['cls']['share']) == pytest.approx(2)
+    for wrong in ('layers=mask', 'expert=4', 'experts=1'):
+        output = tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
+                      *options, force.format(wrong), ok=False)
+        assert 'error: ' in output and wrong.split('=')[0] in output
+
+
+def test_upcycling(shapes, tmp_path):
+    """Dense training, upcycling, and the paper's recipe, with one tool each."""
+    dense = tmp_path / 'dense'
+    keep = [o for o in on(shapes, 'train_cfg.max_epochs=1')
+            if '_evaluator.' not in o]
+    keep += [f'{name}_evaluator.ann_file={shapes}/annotations/'
+             'instances_val.json' for name in ('val', 'test')]
+    tool('tools/train.py', 'configs/retinanet_fpn_shapes.py', '--work-dir',
+         dense, *keep)
+    upcycle = ['tools/model_converters/upcycle.py', MOE]
+    output = tool(*upcycle, dense / 'epoch_1.pth', tmp_path / 'moe.pth')
+    assert 'losses and outputs equal' in output
+    assert 'bbox_head.cls_subnet.gate.weight' in output
+    output = tool(*upcycle, dense / 'epoch_1.pth', tmp_path / 'moe.pth',
+                  ok=False)
+    assert 'moe.pth is there already' in output
+    output = tool(*upcycle, dense / 'epoch_1.pth', tmp_path / 'other.pth',
+                  '--cfg-options', 'model.backbone.depth=34', ok=False)
+    assert 'error: ' in output and 'backbone.layer1.2.conv1' in output
+
+    # As a user would: a config of a few lines.
+    frozen = tmp_path / 'frozen.py'
+    frozen.write_text(
+        f"_base_ = '{ROOT / MOE}'\n"
+        "custom_hooks = [dict(type='MoEHook'), dict(type='FreezeHook')]\n")
+    output = tool(
+        'tools/train.py', frozen, '--work-dir', tmp_path / 'frozen',
+        *on(shapes, 'train_cfg.max_epochs=1',
+            'model.init_cfg.type=Upcycle',
+            f'model.init_cfg.checkpoint={dense / "epoch_1.pth"}'))
+    assert 'frozen  backbone: ' in output
+    before = torch.load(dense / 'epoch_1.pth', weights_only=False)
+    after = torch.load(tmp_path / 'frozen' / 'epoch_1.pth', weights_only=False)
+    for key, value in before['state_dict'].items():
+        if key.startswith(('backbone', 'neck')):
+            assert torch.equal(value, after['state_dict'][key]), key
+
+
 def test_report(trained, shapes, tmp_path):
     work_dir, _ = trained
     checkpoint = (work_dir / 'last_checkpoint').read_text()

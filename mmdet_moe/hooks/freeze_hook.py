@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from mmdet_moe.layers import moe_layers
-from mmdet_moe.layers.checks import fail
+from mmdet_moe.layers.checks import ConfigError, fail
 
 
 @HOOKS.register_module()
@@ -37,8 +37,8 @@ class FreezeHook(Hook):
         model = runner.model.module if wrapped else runner.model
         layers = moe_layers(model)
         if not layers:
-            raise ValueError('custom_hooks: FreezeHook found no MoE layer in '
-                             'the model, so nothing would be trained')
+            raise ConfigError('custom_hooks: FreezeHook found no MoE layer in '
+                              'the model, so nothing would be trained')
         names = [name for name, _ in model.named_parameters()]
         for pattern in self.trainable:
             if not any(fnmatchcase(name, pattern) for name in names):

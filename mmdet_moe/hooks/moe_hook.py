@@ -6,7 +6,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from mmdet_moe.layers import MoELayer, StepSummary, moe_layers
+from mmdet_moe.layers import MoELayer, StepSummary, force, moe_layers
+from mmdet_moe.layers.checks import ConfigError, check_keywords
 from mmdet_moe.layers.compatibility import check_collectives
 
 
@@ -27,25 +28,39 @@ class MoEHook(Hook):
       experts because of the mask) go to the message hub, and from there to
       the log file, the JSON and every visualization back end.
 
+    - With ``forcing`` it overrules the gates in validation and test, as in
+      ``tools/test.py CONFIG CHECKPOINT --cfg-options
+      custom_hooks.0.forcing.expert=2``.
+
+    Args:
+        forcing: Keyword arguments of :func:`mmdet_moe.layers.force`:
+            ``top_k``, ``expert`` or ``drop``, and ``layers`` if not all.
+
     Raises:
         ValueError: Before training, if the model has no MoE layer, a layer
             with a constraint has a gate that is frozen, or an expert has
-            SyncBatchNorm.
+            SyncBatchNorm; before anything, if what is to be forced is not
+            there.
         RuntimeError: A layer with a constraint was not called in a step.
     """
     priority = 'NORMAL'  # before the LoggerHook writes
 
-    def __init__(self) -> None:
+    def __init__(self, forcing: Optional[dict] = None) -> None:
+        self.forcing = None if forcing is None else check_keywords(
+            'MoEHook.forcing', forcing, force, reserved=('model', ))
         self._layers: Dict[str, MoELayer] = {}
         self._summaries: Dict[str, StepSummary] = {}
         self._handles: list = []
 
+    def before_run(self, runner) -> None:
+        if self.forcing is not None:
+            force(_unwrapped(runner.model), **self.forcing)
+
     def before_train(self, runner) -> None:
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = _unwrapped(runner.model)
         self._layers = moe_layers(model)
         if not self._layers:
-            raise ValueError(
+            raise ConfigError(
                 "custom_hooks: MoEHook found no MoE layer in the model; use "
                 "type='MoERetinaHead' as the head or type='MoEFPN' as the "
                 'neck, or remove the hook')
@@ -54,7 +69,7 @@ class MoEHook(Hook):
             layer.recording = True
             if layer.constrained and not any(
                     p.requires_grad for p in layer.gate.parameters()):
-                raise ValueError(
+                raise ConfigError(
                     f'{name}.gate is frozen, so its constraints cannot be '
                     'trained; unfreeze it or set soft_constraint=None and '
                     'hard_constraint=None')
@@ -125,3 +140,7 @@ class MoEHook(Hook):
             for constraint, loss in summary.losses.items():
                 output[f'loss_moe_{constraint}/{name}'] = loss
         return output
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

@@ -6,8 +6,12 @@ from numbers import Integral, Real
 from typing import Any, Callable, Mapping, Optional
 
 
+class ConfigError(ValueError):
+    """A value in a configuration that is not allowed."""
+
+
 def fail(key: str, value: Any, allowed: str) -> None:
-    raise ValueError(f'{key}={value!r}: allowed is {allowed}')
+    raise ConfigError(f'{key}={value!r}: allowed is {allowed}')
 
 
 def check_int(key: str,

@@ -12,7 +12,7 @@ from typing import Dict, Iterator, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from .checks import check_int, fail
+from .checks import ConfigError, check_int, fail
 
 Names = Union[str, Sequence[str]]
 
@@ -91,7 +91,7 @@ def force(model: nn.Module,
             resolved[name] = None if forcing == Forcing() else forcing.resolve(
                 layer.top_k, layer.num_experts)
         except ValueError as error:
-            raise ValueError(f'{name}: {error}') from None
+            raise ConfigError(f'{name}: {error}') from None
     for name, layer in chosen.items():  # all or none
         layer.forcing = resolved[name]
 

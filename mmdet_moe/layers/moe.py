@@ -310,10 +310,20 @@ class MoELayer(nn.Module):
                 f'balance_weight={self.balance_weight}')
 
 
-def check_moe(cfg: dict) -> dict:
-    """``cfg`` if it has keys of a :class:`MoELayer` only, else ValueError."""
-    return check_keywords(
+def check_moe(cfg: dict, *, targets: bool = False) -> dict:
+    """``cfg`` if it has keys of a :class:`MoELayer` only, else ValueError.
+
+    Args:
+        cfg: The option ``moe`` of a part of a detector.
+        targets: Whether that part may know where the objects are.
+    """
+    cfg = check_keywords(
         'moe', cfg, MoELayer, reserved=('expert', 'in_channels'))
+    if cfg.get('balance_weight') == 'foreground' and not targets:
+        fail('moe.balance_weight', 'foreground',
+             "'sample' or 'area' outside of MoERetinaHead: only a detection "
+             'head knows where the objects are')
+    return cfg
 
 
 def moe_layers(model: nn.Module) -> Dict[str, MoELayer]:

@@ -1,7 +1,7 @@
 """Registries: the classes that a config can name, and how they are built."""
 from typing import Any, Dict, Mapping
 
-from .checks import check_choice, check_keywords, fail
+from .checks import ConfigError, check_choice, check_keywords, fail
 
 
 class Registry(Dict[str, type]):
@@ -66,7 +66,7 @@ class Registry(Dict[str, type]):
                 **check_keywords(key, options, cls, reserved=tuple(given)))
         except ValueError as error:
             message = str(error)
-            raise ValueError(message if message.startswith(f'{key}.') else
-                             f'{key}.{message}') from None
+            raise ConfigError(message if message.startswith(f'{key}.') else
+                              f'{key}.{message}') from None
         except TypeError as error:  # a required argument is missing
-            raise ValueError(f'{key}={dict(cfg)!r}: {error}') from None
+            raise ConfigError(f'{key}={dict(cfg)!r}: {error}') from None

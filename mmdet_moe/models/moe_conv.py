@@ -48,7 +48,7 @@ class MoEConv(MoELayer):
             dilation=dilation,
             groups=groups,
             bias=bias)
-        super().__init__(expert, in_channels, **check_moe(moe))
+        super().__init__(expert, in_channels, **check_moe(moe, targets=True))
         for conv in self.experts:  # as ConvModule does with a convolution
             kaiming_init(conv, nonlinearity='relu')
         # What mmcv's ConvModule reads off its convolution.

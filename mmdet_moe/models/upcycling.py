@@ -18,7 +18,7 @@ from mmdet_moe.layers import add_noise, moe_layers, upcycle
 from mmdet_moe.layers.checks import check_number
 
 
-class UpcyclingError(DataError, ValueError):
+class UpcyclingError(DataError):
     """The checkpoint does not fit, or the result is not the dense model."""
 
 

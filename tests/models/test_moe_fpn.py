@@ -41,6 +41,7 @@ def test_only_the_named_convolutions_have_experts():
     (dict(moe=dict(gates=1)), 'moe.gates=1'),
     (dict(moe=dict(top_k=9)), 'top_k=9'),
     (dict(moe=None), 'moe=None: allowed is a dict'),
+    (dict(moe=dict(balance_weight='foreground')), 'moe.balance_weight'),
     (dict(conv_cfg=dict(type='ConvWS')), "conv_cfg='ConvWS2d'"),
 ])
 def test_bad_options(options, message):

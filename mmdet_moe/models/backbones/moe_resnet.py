@@ -50,9 +50,6 @@ class MoEResNet(ResNet):
         check_choice('residual', residual, (False, True))
         if not isinstance(moe_stages, (list, tuple)) or not moe_stages:
             fail('moe_stages', moe_stages, 'a non-empty tuple of stages')
-        if self.moe.get('balance_weight') == 'foreground':
-            fail('moe.balance_weight', 'foreground',
-                 "'sample' or 'area' in a backbone")
         mixture = ResidualMoELayer if residual else MoEBlock
         for stage in moe_stages:
             name = self.res_layers[check_int('moe_stages', stage, 0,

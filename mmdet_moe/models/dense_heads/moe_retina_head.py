@@ -84,7 +84,7 @@ class MoERetinaHead(RetinaHead):
                  mix: str = 'logit',
                  init_cfg: Union[dict, List[dict], None] = None,
                  **kwargs) -> None:
-        self.moe = check_moe(moe)
+        self.moe = check_moe(moe, targets=True)
         self.moe_in = check_subset('moe_in', moe_in, SUBNETS)
         self.moe_at = check_choice('moe_at', moe_at, PLACES)
         self.shared_gate = check_choice('shared_gate', shared_gate,
