@@ -1,4 +1,5 @@
-"""The hook on two ranks: the same loss and the same constraint on both."""
+"""The hooks on two ranks: the same loss and the same constraint on both."""
+import logging
 import os
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmdet_moe.hooks import MoEHook
+from mmdet_moe.hooks import FreezeHook, MoEHook
 from mmdet_moe.layers import MoELayer
 
 
@@ -18,6 +19,7 @@ class Tower(BaseModel):
 
     def __init__(self):
         super().__init__()
+        self.stem = nn.Conv2d(4, 4, 1)
         self.tower = MoELayer(
             lambda: nn.Conv2d(4, 4, 1),
             4,
@@ -25,7 +27,7 @@ class Tower(BaseModel):
             hard_constraint=dict(type='RelativeImportance'))
 
     def forward(self, inputs, mode):
-        return dict(loss_task=self.tower(inputs).pow(2).mean())
+        return dict(loss_task=self.tower(self.stem(inputs)).pow(2).mean())
 
 
 def on_rank(rank: int, port: int, folder: str) -> None:
@@ -55,7 +57,27 @@ def on_rank(rank: int, port: int, folder: str) -> None:
         for e in range(4)
     ]
     torch.save((torch.stack(states), kl, importance), f'{folder}/{rank}.pth')
+    train_frozen(rank)
     dist.destroy_process_group()
+
+
+def wrap(cfg, model):
+    return MMDistributedDataParallel(model, device_ids=None)
+
+
+def train_frozen(rank: int) -> None:
+    """A step that waits for the gradient of a frozen parameter fails."""
+    runner = SimpleNamespace(
+        model=wrap(None, Tower()), wrap_model=wrap, cfg={},
+        logger=logging.getLogger())
+    optimizer = OptimWrapper(
+        torch.optim.SGD(runner.model.parameters(), lr=0.1))
+    for hook in (FreezeHook(), MoEHook()):
+        hook.before_train(runner)
+    before = runner.model.module.stem.weight.clone()
+    for _ in range(2):
+        runner.model.train_step(dict(inputs=torch.randn(2, 4, 3, 3)), optimizer)
+    assert torch.equal(before, runner.model.module.stem.weight)
 
 
 def test_two_ranks_agree(tmp_path):

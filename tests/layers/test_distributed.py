@@ -10,7 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmdet_moe.layers import MoELayer
 
-
 OPTIONS = dict(
     per_step=dict(
         soft_constraint=[
