@@ -72,9 +72,8 @@ class GAPFCGate(Gate):
         return _affine(global_average_pool(x), self.weight, self.bias)
 
 
-@GATES.register
-class ConvGAPGate(Gate):
-    """3x3 convolution, ReLU, global average pool, fully connected layer.
+class ConvolutionalGate(Gate):
+    """Base of gates that start with a 3x3 convolution and ReLU.
 
     Args:
         in_channels: C, channels of the features.
@@ -87,10 +86,31 @@ class ConvGAPGate(Gate):
                  num_experts: int,
                  hidden_channels: Optional[int] = None) -> None:
         super().__init__(in_channels, num_experts)
-        hidden = in_channels if hidden_channels is None else check_int(
-            'hidden_channels', hidden_channels, 1)
-        self.conv_weight, self.conv_bias = _conv3x3(in_channels, hidden)
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden))
+        self.hidden_channels = in_channels if hidden_channels is None else (
+            check_int('hidden_channels', hidden_channels, 1))
+        self.conv_weight, self.conv_bias = _conv3x3(in_channels,
+                                                    self.hidden_channels)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, hidden, H, W)."""
+        return _convolve(x, self.conv_weight, self.conv_bias).relu()
+
+
+@GATES.register
+class ConvGAPGate(ConvolutionalGate):
+    """3x3 convolution, ReLU, global average pool, fully connected layer.
+
+    Args:
+        args: As of :class:`ConvolutionalGate`.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 num_experts: int,
+                 hidden_channels: Optional[int] = None) -> None:
+        super().__init__(in_channels, num_experts, hidden_channels)
+        self.weight = nn.Parameter(
+            torch.empty(num_experts, self.hidden_channels))
         self.bias = nn.Parameter(torch.empty(num_experts))
         self.reset_parameters()
 
@@ -99,29 +119,24 @@ class ConvGAPGate(Gate):
         _reset_affine(self.weight, self.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        hidden = _convolve(x, self.conv_weight, self.conv_bias).relu()
-        return _affine(global_average_pool(hidden), self.weight, self.bias)
+        return _affine(
+            global_average_pool(self.hidden(x)), self.weight, self.bias)
 
 
 @GATES.register
-class TwoConvGAPGate(Gate):
+class TwoConvGAPGate(ConvolutionalGate):
     """2Conv-GAP: 3x3 convolution, ReLU, 3x3 convolution to E channels, pool.
 
     Args:
-        in_channels: C, channels of the features.
-        num_experts: E, number of logits.
-        hidden_channels: Channels between the convolutions; C if None.
+        args: As of :class:`ConvolutionalGate`.
     """
 
     def __init__(self,
                  in_channels: int,
                  num_experts: int,
                  hidden_channels: Optional[int] = None) -> None:
-        super().__init__(in_channels, num_experts)
-        hidden = in_channels if hidden_channels is None else check_int(
-            'hidden_channels', hidden_channels, 1)
-        self.conv_weight, self.conv_bias = _conv3x3(in_channels, hidden)
-        self.weight, self.bias = _conv3x3(hidden, num_experts)
+        super().__init__(in_channels, num_experts, hidden_channels)
+        self.weight, self.bias = _conv3x3(self.hidden_channels, num_experts)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -129,8 +144,8 @@ class TwoConvGAPGate(Gate):
         _reset_conv(self.weight, self.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        hidden = _convolve(x, self.conv_weight, self.conv_bias).relu()
-        return global_average_pool(_convolve(hidden, self.weight, self.bias))
+        return global_average_pool(
+            _convolve(self.hidden(x), self.weight, self.bias))
 
 
 @GATES.register
