@@ -15,6 +15,7 @@ from .recorder import Call, Recorder, StepSummary
 from .routing import Routing, top_k_routing
 from .scopes import SCOPES, Scope
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
+from .statistics import weighted_sum
 
 Levels = Sequence[Tensor]
 
@@ -275,7 +276,8 @@ class MoELayer(nn.Module):
                 self._constrained_routing(
                     {key: value[i] for key, value in pieces.items()}))
             self.hard_constraint.observe(
-                all_reduce_sum(count @ parts[-1].weights.detach()))
+                all_reduce_sum(
+                    weighted_sum(count, parts[-1].weights.detach())))
             self.hard_constraint.step()
         return Routing.cat(parts)
 

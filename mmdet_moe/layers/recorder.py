@@ -8,7 +8,7 @@ from torch import Tensor
 from .distributed import all_reduce_sum
 from .routing import Routing
 from .soft_constraints import SoftConstraint
-from .statistics import load
+from .statistics import load, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Recorder:
         rest = torch.stack(
             [routing.changed.sum(), routing.experts.new_tensor(len(counts))])
         return [
-            counts @ routing.weights.detach(),
+            weighted_sum(counts, routing.weights.detach()),
             load(routing.weights.detach()),
             routing.masked.sum(dim=0).to(counts),
             rest.to(counts),

@@ -13,7 +13,7 @@ from torch import Tensor
 from .checks import check_number
 from .registry import Registry
 from .routing import Routing
-from .statistics import squared_cv
+from .statistics import squared_cv, weighted_sum
 
 
 def importance_loss(importance: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class ImportanceLoss(SoftConstraint):
     top_k_min = 2
 
     def sums(self, routing, counts):
-        return counts @ routing.weights
+        return weighted_sum(counts, routing.weights)
 
     def loss(self, sums):
         return importance_loss(sums)
@@ -174,7 +174,7 @@ class KLLoss(SoftConstraint):
     top_k_min = 2
 
     def sums(self, routing, counts):
-        return counts @ routing.weights
+        return weighted_sum(counts, routing.weights)
 
     def loss(self, sums):
         return kl_loss(sums)
@@ -190,7 +190,7 @@ class LoadLoss(SoftConstraint):
     needs_noise = True
 
     def sums(self, routing, counts):
-        return counts @ selection_probability(routing)
+        return weighted_sum(counts, selection_probability(routing))
 
     def loss(self, sums):
         return squared_cv(sums)
@@ -204,8 +204,10 @@ class SwitchLoss(SoftConstraint):
     def sums(self, routing, counts):
         selected = torch.zeros_like(routing.logits).scatter(
             -1, routing.experts, 1.0)
-        return torch.cat(
-            [counts @ selected, counts @ routing.logits.softmax(dim=-1)])
+        return torch.cat([
+            weighted_sum(counts, selected),
+            weighted_sum(counts, routing.logits.softmax(dim=-1))
+        ])
 
     def loss(self, sums):
         return switch_loss(*sums.chunk(2, dim=-1))
@@ -217,7 +219,7 @@ class EntropyLoss(SoftConstraint):
     name = 'entropy'
 
     def sums(self, routing, counts):
-        return counts @ routing.logits.softmax(dim=-1)
+        return weighted_sum(counts, routing.logits.softmax(dim=-1))
 
     def loss(self, sums):
         return entropy_loss(sums)
@@ -237,7 +239,7 @@ class RouterZLoss(SoftConstraint):
 
     def sums(self, routing, counts):
         squares = routing.logits.logsumexp(dim=-1)**2
-        return torch.stack([counts @ squares, counts.sum()])
+        return torch.stack([weighted_sum(counts, squares), counts.sum()])
 
     def loss(self, sums):
         return sums[..., 0] / sums[..., 1].clamp_min(1e-10)
@@ -251,7 +253,8 @@ class VarianceLoss(SoftConstraint):
 
     def sums(self, routing, counts):
         return torch.cat([
-            counts @ routing.weights, counts @ routing.weights**2,
+            weighted_sum(counts, routing.weights),
+            weighted_sum(counts, routing.weights**2),
             counts.sum()[None]
         ])
 

@@ -13,6 +13,18 @@ def load(weights: Tensor) -> Tensor:
     return (weights != 0).sum(dim=0).to(weights.dtype)
 
 
+def weighted_sum(counts: Tensor, values: Tensor) -> Tensor:
+    """Sum over the samples, each counted so many times.
+
+    Args:
+        counts: (N,) float32.
+        values: (N, ...) float32.
+    """
+    # Not a matrix product: autocast would round that to half precision.
+    shape = counts.shape + (1, ) * (values.dim() - 1)
+    return (counts.view(shape) * values).sum(dim=0)
+
+
 def squared_cv(x: Tensor) -> Tensor:
     """Squared coefficient of variation of (..., E), unbiased variance.
 

@@ -161,6 +161,21 @@ def test_without_a_constraint_nothing_is_kept():
     copy.deepcopy(layer)  # fails where a graph is held
 
 
+def test_balance_is_float32_under_autocast():
+    kinds = ('KL', 'Importance', 'Load', 'Switch', 'Entropy', 'RouterZ')
+    losses = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        layer = MoELayer(
+            conv, 6, noise=True, balance_weight='area',
+            soft_constraint=[dict(type=f'{kind}Loss') for kind in kinds],
+            hard_constraint=dict(type='MeanImportance', paper_per_call=True))
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            layer(levels())
+            losses.append(layer.collect().losses)
+    assert losses[0] == losses[1]
+
+
 def test_the_loss_trains_the_gate():
     layer = MoELayer(conv, 6, soft_constraint=dict(type='KLLoss'))
     layer(levels())

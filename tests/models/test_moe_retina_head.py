@@ -2,8 +2,10 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
+from mmengine.structures import InstanceData
 
 from mmdet_moe.layers import upcycle
+from mmdet_moe.models.dense_heads.levels import weights_at
 
 
 def build(cfg, **head):
@@ -96,6 +98,23 @@ def test_predictions_carry_level_and_experts(load_config):
             assert torch.equal(sample.expert_weights[name], weights)
             assert torch.equal(found[f'{name}_expert_weights'],
                                weights[found.level_ids])
+
+
+def test_detections_have_the_weights_of_their_patch():
+    # Level 0: one row of two patches; level 1: not divided.
+    grids = [torch.tensor([[[1.0, 0], [0, 1]]]), torch.tensor([[[0.5, 0.5]]])]
+    found = InstanceData(
+        bboxes=torch.tensor([[0.0, 0, 20, 20], [30, 0, 48, 20],
+                             [30, 0, 48, 20]]),
+        level_ids=torch.tensor([0, 0, 1]))
+    meta = dict(
+        img_shape=(50, 100), batch_input_shape=(64, 128),
+        scale_factor=(2.0, 2.0))
+    # Half of 128 pixels lies at 32 in the original picture.
+    for boxes, rescaled in ((found.bboxes, True), (2 * found.bboxes, False)):
+        found.bboxes = boxes
+        assert weights_at(found, grids, meta, rescaled).tolist() == [
+            [1, 0], [0, 1], [0.5, 0.5]]
 
 
 def test_levels_of_detections_and_objects(load_config):
