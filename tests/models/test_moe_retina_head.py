@@ -136,6 +136,29 @@ def test_levels_of_detections_and_objects(load_config):
     assert sample.gt_instances.level_ids.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize('head', [dict(), dict(moe_at='every')])
+def test_importance_by_foreground(load_config, head):
+    """Only the level and image with the one object count."""
+    detector = build(load_config('retinanet_moe_fpn_shapes'),
+                     moe=dict(num_experts=3, top_k=2,
+                              balance_weight='foreground',
+                              soft_constraint=dict(type='KLLoss')), **head)
+    data = batch(detector)
+    first, second = data['data_samples']
+    # Of the anchors' sides (see above) only those of level 1, 32 to 51, have
+    # an overlap of half or more with a square of 40.
+    first.gt_instances = first.gt_instances[:1]
+    first.gt_instances.bboxes = torch.tensor([[40.0, 24, 80, 64]])
+    second.gt_instances = second.gt_instances[:0]
+    detector.train()
+    detector(**data, mode='loss')
+    for layer in detector.bbox_head.moe_subnets.values():
+        counts = layer.recorder.calls[0].counts.view(5, 2)
+        assert counts[1, 0] > 0 and counts.sum() == counts[1, 0]
+        weights = layer.routing.weights.view(5, 2, 3)[1, 0]
+        assert torch.allclose(layer.collect().importance, weights)
+
+
 def test_priors_and_gates_after_initialisation(load_config):
     head = build(load_config('retinanet_moe_fpn_shapes')).bbox_head
     for predictor in head.cls_predictors:
