@@ -42,8 +42,9 @@ def moe_options(draw, part):
         options['gate']['hidden_channels'] = draw(st.integers(1, 9))
     if part != 'resnet':
         options['scope'] = pick(
-            dict(type='LevelScope'), dict(type='ImageScope'),
-            dict(type='PatchScope', grid=draw(st.integers(1, 4))))
+            dict(type='LevelScope'),
+            dict(type='PatchScope', grid=draw(st.integers(1, 4))),
+            *((dict(type='ImageScope'), ) if part != 'conv' else ()))
     if gate in STATIC:
         return options
     options['noise'] = draw(st.booleans())

@@ -21,12 +21,15 @@ class MoEConv(MoELayer):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation,
             groups, bias: As of ``nn.Conv2d``, for each expert.
+        whole_pyramid: Whether the layer is called with all levels at once.
+            A ``conv_cfg`` is called level by level, which a scope of all
+            levels cannot be; that is refused.
         moe: Keyword arguments of :class:`MoELayer`.
     """
     dense_twin = 'Conv2d'
-    moe_keys = tuple(
+    moe_keys = ('whole_pyramid', *(
         inspect.signature(MoELayer).parameters.keys() -
-        {'expert', 'in_channels'})
+        {'expert', 'in_channels'}))
 
     def __init__(self,
                  in_channels,
@@ -37,6 +40,7 @@ class MoEConv(MoELayer):
                  dilation=1,
                  groups=1,
                  bias=True,
+                 whole_pyramid=False,
                  **moe) -> None:
         expert = partial(
             nn.Conv2d,
@@ -49,6 +53,10 @@ class MoEConv(MoELayer):
             groups=groups,
             bias=bias)
         super().__init__(expert, in_channels, **check_moe(moe, targets=True))
+        if not (self.scope.repeatable or whole_pyramid):
+            fail('scope', self.scope, "dict(type='LevelScope') or "
+                 "dict(type='PatchScope') in a conv_cfg, which sees one level "
+                 'at a time')
         for conv in self.experts:  # as ConvModule does with a convolution
             kaiming_init(conv, nonlinearity='relu')
         # What mmcv's ConvModule reads off its convolution.
@@ -72,4 +80,5 @@ class MoEConv(MoELayer):
             dilation=conv.dilation,
             groups=conv.groups,
             bias=conv.bias is not None,
+            whole_pyramid=True,
             **moe)

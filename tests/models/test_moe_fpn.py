@@ -54,3 +54,9 @@ def test_moe_conv_as_conv_cfg():
         8, 4, 3, stride=2, padding=1, conv_cfg=dict(type='MoEConv', top_k=1))
     assert isinstance(module.conv, MoEConv)
     assert module(torch.randn(2, 8, 9, 9)).shape == (2, 4, 5, 5)
+
+
+def test_a_conv_cfg_sees_one_level_at_a_time():
+    with pytest.raises(ValueError, match=r"scope=ImageScope\(\): .*LevelScope"):
+        ConvModule(8, 4, 3, conv_cfg=dict(
+            type='MoEConv', scope=dict(type='ImageScope')))
