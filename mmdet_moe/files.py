@@ -1,8 +1,12 @@
-"""Writing files so that a stop in between leaves the old one or none."""
+"""Files: what is wrong with one, and writing so that none is left half done."""
 import os
 import tempfile
 from pathlib import Path
 from typing import Union
+
+
+class DataError(Exception):
+    """A file is not there, or not what it should be; says which."""
 
 
 def write_text(path: Union[str, Path], text: str) -> Path:

@@ -13,7 +13,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .datasets.checks import DataError, check_coco_dataset, type_name
+from .datasets.checks import check_coco_dataset, type_name
+from .files import DataError
 from .layers.checks import ConfigError
 
 

@@ -9,9 +9,7 @@ from typing import Any, Callable, Dict, Sequence
 
 from mmdet.datasets import CocoDataset
 
-
-class DataError(Exception):
-    """The data is not there, or not what it should be; says which file."""
+from mmdet_moe.files import DataError
 
 
 def type_name(cfg: dict) -> str:

@@ -45,14 +45,17 @@ class FreezeHook(Hook):
                 fail('FreezeHook.trainable', pattern,
                      'a pattern that matches a parameter, as '
                      f"'{names[0]}' or '{names[0].split('.')[0]}.*'")
+        def trained(name: str) -> bool:
+            return any(name.startswith(f'{layer}.') for layer in layers) or any(
+                fnmatchcase(name, p) for p in self.trainable)
+
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(
-                any(name.startswith(f'{layer}.') for layer in layers)
-                or any(fnmatchcase(name, p) for p in self.trainable))
+            parameter.requires_grad_(trained(name))
+        # By the name of a statistic: not every norm has parameters.
         self._norms = [
-            m for m in model.modules()
-            if isinstance(m, nn.modules.batchnorm._BatchNorm) and not any(
-                p.requires_grad for p in m.parameters())
+            m for name, m in model.named_modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm)
+            and not trained(f'{name}.weight')
         ]
         runner.logger.info(frozen_parts(model))
         if wrapped:

@@ -1,7 +1,9 @@
+import logging
 from typing import Dict, Optional, Sequence
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
@@ -22,7 +24,7 @@ class MoEHook(Hook):
       is time.
     - Per layer and expert ``moe/{layer}/importance_{e}`` (mean weight, sums
       to 1) and ``moe/{layer}/share_{e}`` (part of the samples that it was
-      selected for, sums to K), and of a hard constraint
+      selected for, sums to K at most), and of a hard constraint
       ``moe/{layer}/masked_{e}`` (part of the samples that it was masked for)
       and ``moe/{layer}/changed`` (part of the samples that went to other
       experts because of the mask) go to the message hub, and from there to
@@ -38,9 +40,9 @@ class MoEHook(Hook):
 
     Raises:
         ValueError: Before training, if the model has no MoE layer, a layer
-            with a constraint has a gate that is frozen, or an expert has
-            SyncBatchNorm; before anything, if what is to be forced is not
-            there.
+            with a constraint has a gate that is frozen, nothing trains a
+            gate, or an expert has SyncBatchNorm; before anything, if what
+            is to be forced is not there.
         RuntimeError: A layer with a constraint was not called in a step.
     """
     priority = 'NORMAL'  # before the LoggerHook writes
@@ -73,6 +75,7 @@ class MoEHook(Hook):
                     f'{name}.gate is frozen, so its constraints cannot be '
                     'trained; unfreeze it or set soft_constraint=None and '
                     'hard_constraint=None')
+            _check_training(name, layer, runner)
         self._handles = [
             model.register_forward_pre_hook(self._discard),
             model.register_forward_hook(self._add_losses, with_kwargs=True)
@@ -82,6 +85,9 @@ class MoEHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        for layer in self._layers.values():
+            layer.recording = layer.constrained
+            layer.discard()
 
     def before_train_iter(self,
                           runner,
@@ -134,12 +140,35 @@ class MoEHook(Hook):
                 raise RuntimeError(
                     f'{name} has a constraint, but was not called in training '
                     'mode in this step, so the constraint would have no '
-                    'effect: the layer is in eval mode or not in use')
+                    'effect: the layer is in eval mode, not in use, or under '
+                    'activation checkpointing (with_cp=True)')
         self._summaries = {n: s for n, s in summaries.items() if s is not None}
         for name, summary in self._summaries.items():
             for constraint, loss in summary.losses.items():
                 output[f'loss_moe_{constraint}/{name}'] = loss
         return output
+
+
+def _check_training(name: str, layer: MoELayer, runner) -> None:
+    """Refuse what would have no effect in this training."""
+    if layer.gate.learned and layer.top_k == 1 < layer.num_experts and not any(
+            soft.balances and soft.top_k_min == 1
+            for soft in layer.soft_constraints):
+        raise ConfigError(
+            f'{name}: top_k=1 without a loss that trains the gate: the weight '
+            'of the one expert is always 1, so the detector\'s losses do not. '
+            "Add soft_constraint=dict(type='SwitchLoss'), 'EntropyLoss' or "
+            "'LoadLoss', or take a static gate")
+    lift_at = getattr(layer.hard_constraint, 'lift_at', None) or {}
+    for unit, value in lift_at.items():
+        end = runner.max_epochs if unit == 'epoch' else runner.max_iters
+        if value >= end:  # no error: a short run to try a config is fine
+            print_log(
+                f'{name}.hard_constraint.lift_at={dict(lift_at)} is never '
+                f'reached: this training has {end} {unit}(s); a loop by '
+                'iterations has one epoch',
+                logger='current',
+                level=logging.WARNING)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -31,6 +31,8 @@ def check_options(layer: nn.Module) -> None:
             fail('top_k', layer.top_k,
                  f'less than num_experts={layer.num_experts} with the soft '
                  f'constraint {soft!r}: every expert is always selected')
+    if hard is not None:
+        hard.check(layer.num_experts, layer.top_k)
     if layer.balance_weight == 'foreground' and hard is not None and (
             hard.paper_per_call):
         fail('balance_weight', 'foreground',
@@ -39,11 +41,19 @@ def check_options(layer: nn.Module) -> None:
 
 
 def check_experts(experts: nn.ModuleList, in_channels: int) -> None:
-    """Check that the experts take the features that the gate takes.
+    """Check that the experts can be experts of this layer.
 
     Raises:
-        ValueError: They have another number of channels.
+        ValueError: They take another number of channels than the gate, or
+            have experts themselves.
     """
+    for module in experts.modules():
+        # An inner layer is idle where its expert is, on one rank and not on
+        # another, and both could not agree on its importance.
+        if hasattr(module, 'experts'):
+            fail('expert', type(module).__name__,
+                 'a module without MoE layers; take MoEConv out of the '
+                 'conv_cfg, or put experts there only')
     for module in experts[0].modules():
         channels = getattr(module, 'in_channels', None)
         if channels is not None:
@@ -60,7 +70,8 @@ def check_collectives(experts: nn.ModuleList) -> None:
     experts.
     """
     for module in experts.modules():
-        if isinstance(module, nn.SyncBatchNorm):
+        # By name: mmcv's own is another class.
+        if type(module).__name__ == 'SyncBatchNorm':
             fail('norm', 'SyncBN',
                  'GN or BN in experts: ranks that run different experts '
                  'would wait for each other forever')

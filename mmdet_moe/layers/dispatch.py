@@ -43,7 +43,8 @@ def sparse_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
     ]
     if world_size() > 1 and torch.is_grad_enabled():
         idle = [experts[e] for e in (~used.any(dim=0)).nonzero().flatten()]
-        outputs[0] = outputs[0] + _tie(idle).to(outputs[0])
+        outputs[0] = _Tie.apply(
+            outputs[0], *(p for expert in idle for p in expert.parameters()))
     return outputs
 
 
@@ -63,18 +64,29 @@ def _mix(x: Tensor, weights: Tensor, used: Tensor,
 
 
 def _scale(y: Tensor, weight: Tensor) -> Tensor:
-    """Multiply each sample by its weight, in the dtype of the experts."""
-    return y * weight.to(y.dtype).view(-1, *[1] * (y.dim() - 1))
+    """Multiply each sample by its weight; the result has the dtype of y.
+
+    The product is made in float32: the gradient of a weight is a sum over all
+    positions, which half precision could not hold.
+    """
+    return (y * weight.view(-1, *[1] * (y.dim() - 1))).to(y.dtype)
 
 
-def _tie(idle: Sequence[nn.Module]) -> Tensor:
-    """Zero, with a graph to the parameters of the idle experts.
+class _Tie(torch.autograd.Function):
+    """An output as it is, with gradients of 0 for idle parameters.
 
     DistributedDataParallel waits for a gradient of every parameter, and an
     expert that is idle here may be busy on another rank.
     """
-    zeros = [0.0 * p.sum() for expert in idle for p in expert.parameters()]
-    return torch.stack(zeros).sum() if zeros else torch.zeros(())
+
+    @staticmethod
+    def forward(ctx, output: Tensor, *idle: Tensor) -> Tensor:
+        ctx.save_for_backward(*idle)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return (gradient, *(torch.zeros_like(p) for p in ctx.saved_tensors))
 
 
 DISPATCHES = {'sparse': sparse_dispatch, 'dense': dense_dispatch}

@@ -63,6 +63,9 @@ _POINTWISE = (nn.BatchNorm2d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
 def check_local(expert: nn.Module, key: str) -> None:
     """Check that a position's output depends on its neighbourhood only.
 
+    Seen are the modules; what a ``forward`` of one's own does between them,
+    or with one of them twice, is not.
+
     Args:
         expert: The expert.
         key: The option that requires it, for the message.
@@ -95,7 +98,7 @@ def receptive_radius(module: nn.Module) -> int:
     """How far, in positions, an output may look; of same-size convolutions."""
     if isinstance(module, nn.Conv2d):
         return max(
-            d * (k - 1) // 2
+            (d * (k - 1) + 1) // 2  # an even kernel looks further one way
             for d, k in zip(module.dilation, module.kernel_size))
     radii = [receptive_radius(child) for child in module.children()]
     return max(radii, default=0) if isinstance(module, Parallel) else sum(radii)

@@ -10,9 +10,11 @@ from fnmatch import fnmatchcase
 from typing import Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .checks import ConfigError, check_int, fail
+from .moe import moe_layers
+from .routing import ForcedChoice
 
 Names = Union[str, Sequence[str]]
 
@@ -30,7 +32,7 @@ class Forcing:
     expert: Optional[int] = None
     drop: Tuple[int, ...] = ()
 
-    def resolve(self, top_k: int, num_experts: int) -> 'Resolved':
+    def resolve(self, top_k: int, num_experts: int) -> ForcedChoice:
         """What it means for a layer of E experts, trained with K.
 
         Raises:
@@ -49,16 +51,9 @@ class Forcing:
             fail('drop', self.drop, f'fewer than all {num_experts} experts')
         if self.top_k is not None:
             check_int('top_k', self.top_k, 1, left)
-        return Resolved(
+        return ForcedChoice(
             min(top_k if self.top_k is None else self.top_k, left),
             torch.tensor([e in drop for e in range(num_experts)]))
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A forcing for one layer: K' and the experts (E,) not to choose."""
-    top_k: int
-    masked: Tensor
 
 
 def force(model: nn.Module,
@@ -82,8 +77,10 @@ def force(model: nn.Module,
     Raises:
         ValueError: A pattern matches no layer, or a layer has no such expert.
     """
-    drop = (drop, ) if isinstance(drop, int) else tuple(drop)
-    forcing = Forcing(top_k, expert, drop)
+    drop = (drop, ) if isinstance(drop, int) else drop
+    if not isinstance(drop, (list, tuple)):
+        fail('drop', drop, 'an expert, or a list of them')
+    forcing = Forcing(top_k, expert, tuple(drop))
     chosen = match_layers(model, layers)
     resolved = {}
     for name, layer in chosen.items():
@@ -99,7 +96,6 @@ def force(model: nn.Module,
 @contextmanager
 def forced(model: nn.Module, **options) -> Iterator[None]:
     """As :func:`force`, for the duration of a ``with`` block."""
-    from .moe import moe_layers
     before = {
         name: layer.forcing
         for name, layer in moe_layers(model).items()
@@ -118,9 +114,11 @@ def match_layers(model: nn.Module, layers: Names) -> Dict[str, nn.Module]:
     Raises:
         ValueError: A pattern matches none; names those that there are.
     """
-    from .moe import moe_layers
     there = moe_layers(model)
-    patterns = (layers, ) if isinstance(layers, str) else tuple(layers)
+    patterns = (layers, ) if isinstance(layers, str) else layers
+    if not isinstance(patterns, (list, tuple)) or not all(
+            isinstance(pattern, str) for pattern in patterns):
+        fail('layers', layers, 'a name or pattern, or a list of them')
     matched = {
         pattern: [name for name in there if fnmatchcase(name, pattern)]
         for pattern in patterns

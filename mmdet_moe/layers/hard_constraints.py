@@ -65,7 +65,7 @@ class HardConstraint(nn.Module):
                 fail('lift_at', lift_at, 'dict(epoch=...) or dict(iter=...)')
             for unit, value in lift_at.items():
                 check_choice('lift_at', unit, ('epoch', 'iter'))
-                check_int(f'lift_at.{unit}', value, 0)
+                check_int(f'lift_at.{unit}', value, 1)
         self.lift_at = lift_at
         self.paper_per_call = check_choice('paper_per_call', paper_per_call,
                                            (False, True))
@@ -75,6 +75,16 @@ class HardConstraint(nn.Module):
         # applied yet are not saved in a checkpoint, so neither is this.
         self.register_buffer(
             'pending', torch.zeros(num_experts), persistent=False)
+
+    def check(self, num_experts: int, top_k: int) -> None:
+        """Refuse a constraint that could never mask an expert.
+
+        Raises:
+            ValueError: See above.
+        """
+        if top_k == num_experts:
+            fail('top_k', top_k, f'less than num_experts={num_experts} with a '
+                 'hard constraint: K experts always stay')
 
     def progress(self, *, epoch: int, iteration: int) -> None:
         """Say how many epochs and iterations of the training are done."""
@@ -158,6 +168,13 @@ class MeanImportance(HardConstraint):
                          paper_per_call)
         self.register_buffer('mean_importance', torch.zeros(num_experts))
         self.register_buffer('steps', torch.zeros((), dtype=torch.long))
+
+    def check(self, num_experts: int, top_k: int) -> None:
+        super().check(num_experts, top_k)
+        if self.threshold >= 1 - 1 / num_experts:
+            fail('hard_constraint.threshold', self.threshold,
+                 f'less than 1 - 1/E = {1 - 1 / num_experts:g}, what an expert '
+                 'with all samples exceeds its part by')
 
     def usage(self) -> Tensor:
         return self.mean_importance - 1 / len(self.mean_importance)

@@ -8,11 +8,10 @@ from .checks import check_choice, check_int, check_keywords, fail
 from .compatibility import check_collectives, check_experts, check_options
 from .dispatch import DISPATCHES
 from .distributed import all_reduce_sum
-from .forcing import Resolved
 from .gates import GATES, GateNoise
 from .hard_constraints import HARD_CONSTRAINTS
 from .recorder import Call, Recorder, StepSummary
-from .routing import Routing, top_k_routing
+from .routing import ForcedChoice, Routing, top_k_routing
 from .scopes import SCOPES, Scope
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import weighted_sum
@@ -118,7 +117,7 @@ class MoELayer(nn.Module):
         #: Whether calls in training are kept for :meth:`collect`.
         self.recording = self.constrained
         #: How the choice is overruled in evaluation; see :func:`.force`.
-        self.forcing: Optional[Resolved] = None
+        self.forcing: Optional[ForcedChoice] = None
         #: Where a dense model has the parts of an expert: from the start of
         #: their names in the expert to names beside this layer. None: under
         #: this layer's own name.

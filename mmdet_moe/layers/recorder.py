@@ -19,8 +19,8 @@ class StepSummary:
         losses: Weighted loss by name of the soft constraint, scalars.
         importance: (E,) mean weight over the samples; sums to 1. Each sample
             counts as ``balance_weight`` says.
-        share: (E,) part of the samples that an expert was selected for;
-            sums to K.
+        share: (E,) part of the samples that an expert has a weight for;
+            sums to K at most.
         masked: (E,) part of the samples that an expert was masked for.
         changed: Part of the samples that went to other experts because of
             the mask, scalar.

@@ -57,6 +57,13 @@ class Routing:
             *(None if v is None else change(v) for v in self._values()))
 
 
+@dataclass(frozen=True)
+class ForcedChoice:
+    """A choice that overrules the gate's: K' and experts (E,) not to choose."""
+    top_k: int
+    masked: Tensor
+
+
 def select(logits: Tensor, top_k: int) -> Tensor:
     """The K experts with the largest logits, (N, E) -> (N, K).
 

@@ -61,7 +61,10 @@ class Scope:
         return torch.cat([m.sum(dim=(-2, -1)) for m in maps])
 
     def grids(self, rows: Tensor, levels: Levels) -> List[Tensor]:
-        """A row per sample (N, E) -> where it holds, [(B, gh, gw, E)] * L."""
+        """A row per sample (N, E) -> where it holds, [(B, gh, gw, E)] * L.
+
+        gh x gw is 1 x 1 where it holds for the whole level, else H_l x W_l.
+        """
         return [r[:, None, None] for r in self.spread(rows, levels)]
 
     def __repr__(self) -> str:
@@ -105,8 +108,10 @@ class PatchScope(Scope):
     A map is cut into ``grid`` x ``grid`` patches (fewer where it has fewer
     rows or columns), which need not be of equal size. The gate sees the patch;
     an expert sees it with a halo as wide as the expert can look, so that a
-    patch is processed as if the whole map went through the expert. N is the
-    sum over the levels of B times the patches, image by image.
+    patch is processed as if the whole map went through the expert (but for
+    BatchNorm in training, whose statistics are those of the patches with
+    their halos). N is the sum over the levels of B times the patches, image
+    by image.
 
     Args:
         grid: g, patches along each side.
@@ -175,9 +180,11 @@ class PatchScope(Scope):
         grids = []
         for r, x in zip(self.spread(rows, levels), levels):
             vertical, horizontal = self._axes(x)
+            tiles = r.unflatten(
+                0, (len(x), len(vertical.tiles), len(horizontal.tiles)))
             grids.append(
-                r.unflatten(0, (len(x), len(vertical.tiles),
-                                len(horizontal.tiles))))
+                tiles.repeat_interleave(vertical.lengths(r), dim=1)
+                .repeat_interleave(horizontal.lengths(r), dim=2))
         return grids
 
     def _axes(self, x: Tensor) -> Tuple['_Axis', '_Axis']:
@@ -206,3 +213,7 @@ class _Axis:
             min(max(start - halo, 0), length - self.window)
             for start, _ in self.tiles
         ]
+
+    def lengths(self, like: Tensor) -> Tensor:
+        return torch.tensor([end - start for start, end in self.tiles],
+                            device=like.device)

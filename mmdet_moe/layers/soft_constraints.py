@@ -116,6 +116,7 @@ class SoftConstraint:
         top_k_min: Smallest K for which the loss has a gradient. With K = 1
             the only weight is the constant 1.
         needs_noise: Whether the loss is defined with gate noise only.
+        balances: Whether it keeps the experts balanced.
 
     Args:
         weight: Factor of the loss, at least 0.
@@ -123,6 +124,7 @@ class SoftConstraint:
     name: str
     top_k_min = 1
     needs_noise = False
+    balances = True
 
     def __init__(self, weight: float = 0.5) -> None:
         self.weight = check_number('weight', weight)
@@ -233,6 +235,7 @@ class RouterZLoss(SoftConstraint):
     (arXiv 2202.08906), equation 5, there with a weight of 0.001.
     """
     name = 'z'
+    balances = False
 
     def __init__(self, weight: float = 1e-3) -> None:
         super().__init__(weight)
@@ -250,6 +253,7 @@ class VarianceLoss(SoftConstraint):
     """See :func:`variance_loss`."""
     name = 'variance'
     top_k_min = 2
+    balances = False
 
     def sums(self, routing, counts):
         return torch.cat([

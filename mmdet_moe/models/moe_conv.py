@@ -21,9 +21,10 @@ class MoEConv(MoELayer):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation,
             groups, bias: As of ``nn.Conv2d``, for each expert.
-        whole_pyramid: Whether the layer is called with all levels at once.
-            A ``conv_cfg`` is called level by level, which a scope of all
-            levels cannot be; that is refused.
+        whole_pyramid: Whether the layer is called with all levels at once, by
+            a head that knows its targets. A ``conv_cfg`` is called level by
+            level and knows nothing, so a scope of all levels and
+            ``balance_weight='foreground'`` are refused there.
         moe: Keyword arguments of :class:`MoELayer`.
     """
     dense_twin = 'Conv2d'
@@ -52,7 +53,8 @@ class MoEConv(MoELayer):
             dilation=dilation,
             groups=groups,
             bias=bias)
-        super().__init__(expert, in_channels, **check_moe(moe, targets=True))
+        super().__init__(expert, in_channels,
+                         **check_moe(moe, targets=whole_pyramid))
         if not (self.scope.repeatable or whole_pyramid):
             fail('scope', self.scope, "dict(type='LevelScope') or "
                  "dict(type='PatchScope') in a conv_cfg, which sees one level "

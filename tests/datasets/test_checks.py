@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-from mmdet_moe.datasets.checks import DataError, check_coco_dataset
+from mmdet_moe.datasets.checks import check_coco_dataset
+from mmdet_moe.files import DataError
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ class Detector(Tower):
 
     def __init__(self, **moe):
         super().__init__(**moe)
-        self.stem = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.stem = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4),
+                                  nn.BatchNorm2d(4, affine=False))
         self.last = nn.Conv2d(4, 4, 1)
 
     def forward(self, inputs, mode):

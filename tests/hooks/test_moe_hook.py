@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from toy import Tower, train
 
 
@@ -59,6 +60,21 @@ def test_a_constrained_layer_that_does_not_train_is_an_error(tmp_path):
         train(tmp_path, Frozen(soft_constraint=dict(type='KLLoss')))
 
 
+def test_a_gate_that_nothing_trains_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match='tower: top_k=1 .*SwitchLoss'):
+        train(tmp_path, Tower(top_k=1, soft_constraint=dict(
+            type='RouterZLoss')))
+    train(tmp_path / 'ok', Tower(top_k=1, soft_constraint=dict(
+        type='SwitchLoss')))
+
+
+def test_nothing_is_kept_after_the_training(tmp_path):
+    model = Tower()
+    train(tmp_path, model)
+    model(torch.randn(2, 4, 6, 6), 'loss')
+    assert not model.tower.recorder.calls
+
+
 def test_a_frozen_gate_with_a_constraint_is_an_error(tmp_path):
     model = Tower(soft_constraint=dict(type='KLLoss'))
     model.tower.gate.requires_grad_(False)
@@ -87,3 +103,5 @@ def test_a_hard_constraint_is_lifted_at_its_epoch(tmp_path):
         train(tmp_path / str(epoch), model, epochs=2)
         lifted[epoch] = model.tower.hard_constraint.lifted
     assert lifted == {1: True, 2: False}
+    log = next((tmp_path / '2').rglob('*.log')).read_text()
+    assert "tower.hard_constraint.lift_at={'epoch': 2} is never" in log

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers import MoELayer, sparse_dispatch
+from mmdet_moe.layers.dispatch import _Tie
 
 
 def conv():
@@ -76,6 +77,42 @@ def test_idle_batchnorm_stays_finite():
     layer(torch.randn(2, 6, 5, 5))
     for expert in layer.experts:
         assert torch.isfinite(expert[1].running_mean).all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_gradients_in_half_precision(dtype):
+    """Sums over a large map, which half precision could not hold."""
+    layer = MoELayer(nn.Identity, 6, num_experts=3, top_k=2)
+    layer.gate.bias.data = torch.tensor([9.0, 9.0, -9.0])
+    x = torch.full((2, 6, 96, 96), -4.5, dtype=dtype)
+    gradients = {}
+    for kind in (dtype, torch.float32):
+        layer.zero_grad()
+        (layer(x.to(kind)).float() * 0.5 * torch.arange(6).view(6, 1, 1)
+         ).sum().backward()
+        gradients[kind] = layer.gate.bias.grad.clone()
+    assert torch.isfinite(gradients[dtype]).all()
+    # Equal experts: what one weight gains the other loses.
+    assert torch.allclose(gradients[dtype], torch.zeros(3), atol=1)
+
+    experts = [nn.Conv2d(6, 6, 1).to(dtype) for _ in range(2)]
+    weights = torch.tensor([[0.25, 0.75]] * 2, requires_grad=True)
+    y, = sparse_dispatch([x], [weights], experts)
+    (y.float() * 0.1).sum().backward()
+    assert y.dtype == dtype
+    with torch.no_grad():
+        expected = torch.stack(
+            [0.1 * e(x).float().sum(dim=(1, 2, 3)) for e in experts], dim=1)
+    assert torch.allclose(weights.grad, expected, rtol=1e-2)
+
+
+def test_idle_experts_are_tied_with_a_gradient_of_zero():
+    idle = [nn.Parameter(torch.ones(3, dtype=torch.float16) * 6e4)]
+    y = torch.ones(2, 8, 64, 64, dtype=torch.float16, requires_grad=True)
+    tied = _Tie.apply(y, *idle)
+    tied.backward(torch.full_like(tied, 6e4))  # its sum is not finite
+    assert torch.equal(tied, y) and torch.equal(y.grad, torch.full_like(y, 6e4))
+    assert idle[0].grad.tolist() == [0, 0, 0]
 
 
 def test_half_precision_follows_the_experts():

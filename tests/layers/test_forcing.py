@@ -76,6 +76,8 @@ def test_training_is_not_forced():
     (dict(top_k=4, drop=[0]), 'top_k=4: .* from 1 to 3'),
     (dict(drop=[0, 1, 2, 3]), 'drop=.*fewer than all 4'),
     (dict(drop=[7]), 'drop=7'),
+    (dict(drop=None), 'drop=None'),
+    (dict(layers=3), 'layers=3'),
     (dict(expert=1, top_k=2), 'expert=1: .*without top_k and drop'),
     (dict(layers='bbox_head.*', expert=1),
      r"layers='bbox_head.\*': .*there are a, b"),

@@ -64,6 +64,12 @@ def levels():
     (dict(gate=dict(type='EqualGate'),
           hard_constraint=dict(type='MeanImportance')),
      'hard_constraint=.*None with the static gate'),
+    (dict(hard_constraint=dict(type='MeanImportance'), top_k=4),
+     'top_k=4: .* less than num_experts=4 with a hard constraint'),
+    (dict(hard_constraint=dict(type='MeanImportance', threshold=0.75)),
+     'hard_constraint.threshold=0.75: .*less than 1 - 1/E = 0.75'),
+    (dict(hard_constraint=dict(type='MeanImportance', lift_at=dict(epoch=0))),
+     'hard_constraint.lift_at.epoch=0'),
     (dict(hard_constraint=dict(type='MeanImportance', lift_at=3)),
      'hard_constraint.lift_at=3'),
     (dict(hard_constraint=dict(type='MeanImportance', lift_at=dict(day=1))),
@@ -201,8 +207,15 @@ def test_activation_checkpointing_is_an_error():
 
 
 def test_synchronised_batchnorm_is_refused():
-    with pytest.raises(ValueError, match='SyncBN'):
-        MoELayer(lambda: nn.Sequential(conv(), nn.SyncBatchNorm(6)), 6)
+    mmcvs = type('SyncBatchNorm', (nn.Module, ), {})
+    for norm in (lambda: nn.SyncBatchNorm(6), mmcvs):
+        with pytest.raises(ValueError, match='SyncBN'):
+            MoELayer(lambda: nn.Sequential(conv(), norm()), 6)  # noqa: B023
+
+
+def test_experts_in_experts_are_refused():
+    with pytest.raises(ValueError, match="expert='MoELayer'"):
+        MoELayer(lambda: nn.Sequential(conv(), MoELayer(conv, 6)), 6)
 
 
 def test_fresh_copies_differ():

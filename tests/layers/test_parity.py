@@ -78,7 +78,8 @@ def layers(gate, scope, expert):
     static = gate['type'] in ('EqualGate', 'SingleExpertGate')
     for top_k in (1, 2, E):
         for constraint in CONSTRAINTS[:1] if static else CONSTRAINTS:
-            if 'balance_over' in constraint and top_k != 2:
+            if 'balance_over' in constraint and top_k != 2 or (
+                    'hard_constraint' in constraint and top_k == E):
                 continue
             yield lambda k=top_k, c=constraint: MoELayer(
                 EXPERTS[expert], C, num_experts=E, top_k=k, gate=gate,

@@ -17,8 +17,9 @@ def subnet(dilation=1):
     lambda: nn.Conv2d(4, 3, 3, padding=1),
     subnet,
     lambda: subnet(dilation=3),
+    lambda: nn.Conv2d(4, 3, 4, padding='same'),
     lambda: Parallel(dict(a=subnet(), b=nn.Conv2d(4, 2, 7, padding=3))),
-], ids=['conv', 'subnet', 'dilated', 'parallel'])
+], ids=['conv', 'subnet', 'dilated', 'even', 'parallel'])
 @pytest.mark.parametrize('grid', [1, 2, 3, 5])
 def test_one_expert_on_patches_is_the_plain_layer(expert, grid):
     layer = MoELayer(
@@ -55,7 +56,16 @@ def test_a_patch_is_routed_by_what_is_in_it():
     # patches in reading order: left, right, left, right
     assert layer.routing.experts.flatten().tolist() == [0, 1, 0, 1]
     grid, = layer.weight_grids()
-    assert grid[0, :, :, 0].tolist() == [[1, 0], [1, 0]]
+    assert grid[0, :, :, 0].tolist() == [[1, 1, 1, 0, 0, 0]] * 4
+
+
+def test_where_a_decision_holds():
+    # 4 rows into 1, 1 and 2
+    levels = [torch.zeros(1, 3, 4, 1)]
+    rows = torch.tensor([[0.0], [1.0], [2.0]])
+    grid, = PatchScope(grid=3).grids(rows, levels)
+    assert grid.flatten().tolist() == [0, 1, 2, 2]
+    assert LevelScope().grids(rows[:1], levels)[0].shape == (1, 1, 1, 1)
 
 
 def test_what_a_sample_is():

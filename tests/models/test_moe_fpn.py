@@ -56,6 +56,12 @@ def test_moe_conv_as_conv_cfg():
     assert module(torch.randn(2, 8, 9, 9)).shape == (2, 4, 5, 5)
 
 
+def test_a_conv_cfg_knows_no_objects():
+    with pytest.raises(ValueError, match='moe.balance_weight'):
+        ConvModule(8, 4, 3, conv_cfg=dict(
+            type='MoEConv', balance_weight='foreground'))
+
+
 def test_a_conv_cfg_sees_one_level_at_a_time():
     with pytest.raises(ValueError, match=r"scope=ImageScope\(\): .*LevelScope"):
         ConvModule(8, 4, 3, conv_cfg=dict(

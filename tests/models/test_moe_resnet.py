@@ -56,6 +56,20 @@ def test_initialisation_is_that_of_the_dense_blocks():
     assert not torch.equal(first, second)
 
 
+def test_a_pretrained_backbone_goes_into_every_expert(tmp_path):
+    dense = ResNet(18, **SMALL)
+    torch.save(dense.state_dict(), tmp_path / 'resnet.pth')
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'resnet.pth'))
+    for options in (dict(), dict(moe_unit='stage', residual=True)):
+        backbone = MoEResNet(18, moe=dict(), init_cfg=init, **options, **SMALL)
+        backbone.init_weights()
+        last = backbone.layer4 if options else backbone.layer4[0]
+        for expert in last.experts:
+            block = expert[0] if options else expert
+            assert torch.equal(block.conv1.weight,
+                               dense.layer4[0].conv1.weight)
+
+
 def test_frozen_stages_stay_frozen():
     backbone = MoEResNet(18, moe=dict(), moe_stages=(0, 3), frozen_stages=1,
                          **SMALL)
@@ -69,6 +83,8 @@ def test_frozen_stages_stay_frozen():
 @pytest.mark.parametrize('options, message', [
     (dict(moe_stages=(4, )), 'moe_stages=4: .* from 0 to 3'),
     (dict(moe_stages=()), 'moe_stages'),
+    (dict(moe_stages=(3, 3)), 'moe_stages=.*each once'),
+    (dict(conv_cfg=dict(type='MoEConv')), "expert='MoEConv'"),
     (dict(moe_unit='layer'), "moe_unit='layer': .*'block', 'stage'"),
     (dict(residual=1.5), 'residual=1.5'),
     (dict(moe=dict(top_k=7)), 'top_k=7'),

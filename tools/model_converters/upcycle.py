@@ -9,7 +9,7 @@ import torch
 from mmengine.config import DictAction
 
 from mmdet_moe.launch import clear_errors, load_config
-from mmdet_moe.models.upcycling import upcycle_detector
+from mmdet_moe.upcycle import upcycle_detector
 
 
 def parse_args():

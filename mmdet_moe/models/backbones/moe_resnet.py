@@ -16,7 +16,9 @@ class MoEResNet(ResNet):
 
     An expert is a BasicBlock or a Bottleneck (BlockMoE of Pavlitska et al.
     2022, section III-A), or all blocks of a stage. The gate sees what the
-    block or the stage takes, and decides once per image.
+    block or the stage takes, and decides once per image. A checkpoint of
+    ResNet, as ``init_cfg=dict(type='Pretrained', ...)`` loads it, goes into
+    every expert.
 
     Args:
         moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`;
@@ -48,8 +50,9 @@ class MoEResNet(ResNet):
         self.moe = check_moe(moe)
         check_choice('moe_unit', moe_unit, ('block', 'stage'))
         check_choice('residual', residual, (False, True))
-        if not isinstance(moe_stages, (list, tuple)) or not moe_stages:
-            fail('moe_stages', moe_stages, 'a non-empty tuple of stages')
+        if (not isinstance(moe_stages, (list, tuple)) or not moe_stages
+                or len(set(moe_stages)) < len(moe_stages)):
+            fail('moe_stages', moe_stages, 'a tuple of stages, each once')
         mixture = ResidualMoELayer if residual else MoEBlock
         for stage in moe_stages:
             name = self.res_layers[check_int('moe_stages', stage, 0,
@@ -74,6 +77,20 @@ class MoEBlock(MoELayer):
         super().__init__(
             partial(fresh_copy, block),
             _convolutions(block)[0].in_channels, **moe)
+        self._register_load_state_dict_pre_hook(self._copy_dense)
+
+    def _copy_dense(self, state: dict, prefix: str, *_) -> None:
+        """Give every expert what a dense checkpoint has for the block.
+
+        So a pretrained backbone is loaded as into ResNet.
+        """
+        if any(key.startswith(f'{prefix}experts.') for key in state):
+            return
+        for part in self.experts[0].state_dict():
+            value = state.pop(prefix + part, None)
+            if value is not None:
+                for e in range(self.num_experts):
+                    state[f'{prefix}experts.{e}.{part}'] = value
 
     def init_weights(self) -> None:
         """As MMEngine would initialise the dense block (its ``init_cfg``)."""

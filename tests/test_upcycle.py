@@ -1,13 +1,14 @@
+from pathlib import Path
+
+import mmdet
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmengine.config import Config
 
 from mmdet_moe.layers import moe_layers
-from mmdet_moe.models.upcycling import (
-    UpcyclingError,
-    dense_twin,
-    upcycle_detector,
-)
+from mmdet_moe.models.upcycling import UpcyclingError, dense_twin
+from mmdet_moe.upcycle import upcycle_detector
 
 
 @pytest.fixture(scope='module')
@@ -112,7 +113,7 @@ def test_a_config_without_experts(load_config, dense, tmp_path):
 def test_a_copy_that_is_not_the_dense_detector(load_config, dense, tmp_path,
                                                monkeypatch):
     """The check itself: one expert differs by a little."""
-    import mmdet_moe.models.upcycling as module
+    import mmdet_moe.upcycle as module
     load = module.load_dense
 
     def broken(model, checkpoint):
@@ -126,3 +127,19 @@ def test_a_copy_that_is_not_the_dense_detector(load_config, dense, tmp_path,
     with pytest.raises(UpcyclingError, match='not the dense one: .* differs'):
         upcycle_detector(
             moe_config(load_config), str(dense), str(tmp_path / 'x.pth'))
+
+
+def test_a_two_stage_detector(tmp_path):
+    """Experts in the neck of another detector, which samples at random."""
+    cfg = Config.fromfile(
+        Path(mmdet.__file__).parent / '.mim' / 'configs' / '_base_' /
+        'models' / 'faster-rcnn_r50_fpn.py')
+    cfg.model.backbone.update(
+        depth=18, base_channels=16, stem_channels=16, init_cfg=None)
+    cfg.model.neck.update(in_channels=[16, 32, 64, 128])
+    detector = MODELS.build(cfg.model)
+    torch.save(dict(state_dict=detector.state_dict()), tmp_path / 'dense.pth')
+    cfg.model.neck.update(type='MoEFPN', moe=dict())
+    said = upcycle_detector(cfg, str(tmp_path / 'dense.pth'),
+                            str(tmp_path / 'moe.pth'))
+    assert 'losses and outputs equal' in said
