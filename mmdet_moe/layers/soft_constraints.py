@@ -269,5 +269,6 @@ class VarianceLoss(SoftConstraint):
 
 def _shares(sums: Tensor) -> Tensor:
     """(..., E) -> the same, adding up to 1; zeros where all are 0."""
-    tiny = torch.finfo(sums.dtype).tiny
-    return sums / sums.sum(dim=-1, keepdim=True).clamp_min(tiny)
+    total = sums.sum(dim=-1, keepdim=True)
+    # Not a tiny number in its place: the gradient would be infinite.
+    return sums / torch.where(total > 0, total, 1)

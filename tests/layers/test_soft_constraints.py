@@ -144,3 +144,16 @@ def test_every_loss_is_differentiable_and_additive(kind):
     loss, = layer.collect().losses.values()
     loss.backward()
     assert layer.gate.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('kind', SOFT_CONSTRAINTS)
+def test_a_level_without_foreground_has_no_gradient(kind):
+    layer = MoELayer(
+        lambda: nn.Conv2d(3, 3, 1), 3, noise=True, balance_over='call',
+        balance_weight='foreground', soft_constraint=dict(type=kind))
+    layer([torch.randn(2, 3, 2, 2), torch.randn(2, 3, 1, 1)])
+    layer.weigh([torch.zeros(2, 4), torch.zeros(2, 1)])
+    loss, = layer.collect().losses.values()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert not layer.gate.weight.grad.any()
