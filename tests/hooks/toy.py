@@ -1,4 +1,6 @@
 """A small model and a training run for the tests of the hooks."""
+import itertools
+
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -6,6 +8,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmdet_moe.layers import MoELayer
+
+# Runs of the same name that begin in the same second share a log file.
+RUNS = itertools.count()
 
 
 class Pictures(Dataset):
@@ -47,6 +52,6 @@ def train(tmp_path, model, hooks=(dict(type='MoEHook'), ), accumulate=1,
             accumulative_counts=accumulate),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
         custom_hooks=list(hooks),
-        experiment_name=f'hook_{tmp_path.name}')
+        experiment_name=f'hook_{next(RUNS)}')
     runner.train()
     return runner
