@@ -14,12 +14,13 @@ __all__ = ['__version__']
 _missing = missing_openmmlab()
 if _missing is None:
     # Importing them registers their classes.
-    from . import evaluation, hooks, models  # noqa: F401
+    from . import evaluation, hooks, models, visualization  # noqa: F401
 else:
     warnings.warn(f'{_missing} Only mmdet_moe.layers can be used.')
 
 
 def __getattr__(name: str):
-    if _missing is not None and name in ('evaluation', 'hooks', 'models'):
+    if _missing is not None and name in ('evaluation', 'hooks', 'models',
+                                           'visualization'):
         raise ImportError(_missing)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

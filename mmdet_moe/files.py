@@ -1,8 +1,9 @@
 """Files: what is wrong with one, and writing so that none is left half done."""
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Union
+from typing import Iterator, TextIO, Union
 
 
 class DataError(Exception):
@@ -11,15 +12,22 @@ class DataError(Exception):
 
 def write_text(path: Union[str, Path], text: str) -> Path:
     """Write ``text`` to ``path`` at once; makes the folder if needed."""
+    with replacing(path) as file:
+        file.write(text)
+    return Path(path)
+
+
+@contextmanager
+def replacing(path: Union[str, Path]) -> Iterator[TextIO]:
+    """A text file that takes the place of ``path`` once it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as f:
-            f.write(text)
+        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+            yield file
         os.chmod(part, 0o644)  # mkstemp makes files private
         os.replace(part, path)
     except BaseException:
         os.unlink(part)
         raise
-    return path

@@ -1,5 +1,6 @@
 """The tools from end to end, on a few generated pictures."""
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,22 +140,149 @@ def test_upcycling(shapes, tmp_path):
             assert torch.equal(value, after['state_dict'][key]), key
 
 
-def test_report(trained, shapes, tmp_path):
-    work_dir, _ = trained
-    checkpoint = (work_dir / 'last_checkpoint').read_text()
-    output = tool('tools/analysis_tools/expert_report.py', MOE, checkpoint,
-                  '--work-dir', tmp_path, '--pictures', 2,
+REPORT = 'tools/analysis_tools/expert_report.py'
+FEW = ['--pictures', 3, '--resamples', 20, '--permutations', 19]
+
+
+@pytest.fixture(scope='module')
+def report(trained, shapes, tmp_path_factory):
+    """The folder that a report was written to."""
+    folder = tmp_path_factory.mktemp('report')
+    checkpoint = (trained[0] / 'last_checkpoint').read_text()
+    output = tool(REPORT, MOE, checkpoint, '--work-dir', folder, *FEW,
                   *on(shapes, 'model.test_cfg.score_thr=0.0'))
-    assert 'reg subnet' in output and 'AP_S' in output
-    page = (tmp_path / 'report.html').read_text()
-    assert page.count('data:image/jpeg') == 4  # two pictures, two subnets
-    assert 'http' not in page.split('<h2>Configuration')[0]  # self-contained
-    numbers = json.loads((tmp_path / 'report.json').read_text())
-    objects = numbers['layers']['cls']['objects']
+    assert 'bbox_head.reg_subnet' in output and 'AP_S' in output
+    return folder
+
+
+def no_constants(name):
+    raise AssertionError(f'{name} in a table')
+
+
+def test_report(report, shapes):
+    page = (report / 'report.html').read_text()
+    assert page.count('<figure class="picture">') == 3
+    assert 'http' not in page.split('id="config"')[0]  # self-contained
+    assert 'nan' not in page.split('id="config"')[0].lower().split()
+    numbers = json.loads((report / 'report.json').read_text(),
+                         parse_constant=no_constants)
+    assert len(numbers['interventions']) == 2 * (4 + 4 + 4)
+    table = numbers['layers']['bbox_head.cls_subnet']
+    objects = table['objects']
     total = sum(row['count'] for row in objects['size'].values())
     ann_file = shapes / 'annotations' / 'instances_val.json'
     annotated = len(json.loads(ann_file.read_text())['annotations'])
     assert total + objects['unassigned'] == annotated
+    lines = (report / 'objects.jsonl').read_text().splitlines()
+    assert len(lines) == annotated == numbers['num_objects']
+    questions = [(row['of'], row['given_level'])
+                 for row in table['specialisation']]
+    assert ('size', True) in questions and ('class', False) in questions
+    figures = {p.name for p in (report / 'figures').iterdir()}
+    for name in ('usage', 'interventions', 'training', 'level'):
+        for kind in ('png', 'pdf'):
+            assert f'bbox_head.reg_subnet_{name}.{kind}' in figures
+
+
+def test_report_says_what_tools_test_says(report, trained, shapes, tmp_path):
+    checkpoint = (trained[0] / 'last_checkpoint').read_text()
+    tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
+         *on(shapes, 'model.test_cfg.score_thr=0.0'))
+    tested = json.loads(next(tmp_path.glob('2*/*.json')).read_text())
+    tables = json.loads((tmp_path / 'expert_assignment.json').read_text())
+    numbers = json.loads((report / 'report.json').read_text())
+    for key, name in (('AP', 'mAP'), ('AP_S', 'mAP_s'), ('AP_L', 'mAP_l')):
+        assert numbers['ap'][key]['value'] == pytest.approx(
+            tested[f'coco/bbox_{name}'], abs=5e-4)
+    for name, table in tables['layers'].items():
+        mine = numbers['layers'][f'bbox_head.{name}_subnet']
+        assert mine['importance'] == pytest.approx(table['importance'])
+        for by in ('size', 'level', 'class'):
+            for group, row in table['objects'][by].items():
+                ours = mine['objects'][by][group]
+                assert ours['count'] == row['count']
+                assert ours['weight'] == (row['weight'] and pytest.approx(
+                    row['weight'], abs=1e-6))
+
+
+def test_comparison(report, trained, shapes, tmp_path):
+    dense = tmp_path / 'dense.json'
+    dense.write_text(json.dumps({'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_s': -1}))
+    output = tool('tools/analysis_tools/compare_reports.py', f'plain={dense}',
+                  f'soft={report / "report.json"}', '--out',
+                  tmp_path / 'page' / 'comparison.html')
+    assert 'plain' in output and '4 of 4' in output
+    page = (tmp_path / 'page' / 'comparison.html').read_text()
+    assert 'bbox_head.cls_subnet' in page and 'http' not in page
+    assert (tmp_path / 'page' / 'figures' / 'tradeoff.pdf').exists()
+    for wrong, message in (([dense, dense], 'two runs have the name'),
+                           ([tmp_path / 'none.json'], 'none.json does not'),
+                           ([ROOT / 'setup.cfg'], 'setup.cfg is not valid'),
+                           ([next(shapes.rglob('*_val.json'))], 'neither')):
+        output = tool('tools/analysis_tools/compare_reports.py', *wrong,
+                      '--out', tmp_path / 'x.html', ok=False)
+        assert 'error: ' in output and message in output
+
+
+def test_report_on_data_with_gaps(trained, shapes, tmp_path):
+    """Large circles only; a log that was cut off."""
+    work_dir, _ = trained
+    root = tmp_path / 'shapes'
+    shutil.copytree(shapes, root)
+    ann_file = root / 'annotations' / 'instances_val.json'
+    content = json.loads(ann_file.read_text())
+    kept = content['annotations'][0]['category_id']
+    content['annotations'] = [
+        dict(a, area=96**2) for a in content['annotations']
+        if a['category_id'] == kept
+    ]
+    ann_file.write_text(json.dumps(content))
+    log = tmp_path / 'scalars.json'
+    log.write_bytes(next(work_dir.rglob('scalars.json')).read_bytes()[:-30])
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    for annotations, message in ((content['annotations'],
+                                  'No test picture has a small object'),
+                                 ([], 'have no annotated object')):
+        ann_file.write_text(json.dumps(dict(content,
+                                            annotations=annotations)))
+        tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path, *FEW, '--log',
+             log, '--no-interventions', *on(root))
+        numbers = json.loads((tmp_path / 'report.json').read_text(),
+                             parse_constant=no_constants)
+        notes = ' '.join(numbers['notes'])
+        assert message in notes and 'is cut off or broken' in notes
+        assert numbers['ap']['AP_S']['value'] is None
+
+
+def test_report_needs_experts(trained, shapes, tmp_path):
+    checkpoint = tmp_path / 'dense.pth'
+    torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}),
+               checkpoint)
+    output = tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path,
+                  *on(shapes), ok=False)
+    assert 'has nothing for the MoE layer bbox_head.cls_subnet' in output
+    dense = [o.replace('evaluator.0', 'evaluator') for o in on(shapes)
+             if 'evaluator.1' not in o]
+    output = tool(REPORT, 'configs/retinanet_fpn_shapes.py', checkpoint,
+                  '--work-dir', tmp_path, *dense, ok=False)
+    assert 'the model has no MoE layer' in output
+    output = tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path,
+                  '--resamples', 0, *on(shapes), ok=False)
+    assert 'resamples=0: allowed is' in output
+
+
+def test_painted_pictures(trained, shapes, tmp_path):
+    checkpoint = (trained[0] / 'last_checkpoint').read_text()
+    options = on(shapes, 'model.test_cfg.score_thr=0.0',
+                 'visualizer.type=ExpertVisualizer')
+    tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
+         '--show-dir', 'painted', *options, 'visualizer.layer=reg')
+    assert len(list(tmp_path.glob('2*/painted/*.jpg'))) == 8
+    assert list(tmp_path.rglob('events.out.tfevents*'))
+    output = tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
+                  '--show-dir', 'painted', *options, 'visualizer.layer=mask',
+                  ok=False)
+    assert "ExpertVisualizer.layer='mask'" in output and "'cls'" in output
 
 
 def test_no_detections_at_all(trained, shapes, tmp_path):
@@ -164,11 +292,13 @@ def test_no_detections_at_all(trained, shapes, tmp_path):
              'default_hooks.checkpoint.save_best=coco/bbox_mAP'))
     work_dir, _ = trained
     checkpoint = (work_dir / 'last_checkpoint').read_text()
-    output = tool('tools/analysis_tools/expert_report.py', MOE, checkpoint,
-                  '--work-dir', tmp_path, '--pictures', 1,
+    output = tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
                   *on(shapes, 'model.test_cfg.score_thr=0.999'))
     assert 'No detections at all' in output
-    assert (tmp_path / 'report.html').exists()
+    tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path, *FEW,
+         *on(shapes, 'model.test_cfg.score_thr=0.999'))
+    assert 'Nothing was detected at all' in (
+        tmp_path / 'report.html').read_text()
 
 
 def test_missing_data_names_the_folder(tmp_path):
@@ -180,7 +310,6 @@ def test_missing_data_names_the_folder(tmp_path):
 
 
 def test_a_picture_that_cannot_be_read(shapes, tmp_path):
-    import shutil
     root = tmp_path / 'shapes'
     shutil.copytree(shapes, root)
     (root / 'val' / '000003.jpg').write_bytes(b'not a picture')

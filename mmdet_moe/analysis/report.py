@@ -1,94 +1,146 @@
-"""The report: AP by size, who does what, pictures, configuration."""
+"""The report: from a config and a checkpoint to tables, figures and a page."""
 import base64
+import io
 import json
 from pathlib import Path
-from typing import List
+from typing import List, Optional, Sequence
 
-import cv2
-import mmcv
-import torch
+import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
-from mmengine.dataset import pseudo_collate
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
+from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 
-from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import SIZES
-from mmdet_moe.files import write_text
-from mmdet_moe.visualization import EXPERT_COLOURS, draw_boxes_by_expert
+from mmdet_moe.files import DataError, replacing, write_text
+from mmdet_moe.layers import moe_layers
+from mmdet_moe.layers.checks import ConfigError, check_int
+from mmdet_moe.version import __version__
+from mmdet_moe.visualization import EXPERT_COLOURS
 
-#: What CocoMetric calls the figures that are reported.
-AP_KEYS = {
-    'AP': 'coco/bbox_mAP',
-    'AP50': 'coco/bbox_mAP_50',
-    'AP75': 'coco/bbox_mAP_75',
-    'AP_S': 'coco/bbox_mAP_s',
-    'AP_M': 'coco/bbox_mAP_m',
-    'AP_L': 'coco/bbox_mAP_l'
-}
+from .collect import collect
+from .embedding import embed
+from .figures import Illustration, illustrate
+from .gallery import extremes, gallery
+from .interventions import plan
+from .tables import Options, make_tables
+from .training_log import find_logs, read_log
+
+#: What the JSON file of a report is recognised by.
+FORMAT = 'mmdet_moe report'
 
 
-def write_report(runner: Runner, pictures: int = 8) -> Path:
-    """Test a model and write what came out to the runner's working folder.
+def write_report(runner: Runner,
+                 options: Optional[Options] = None,
+                 *,
+                 interventions: bool = True,
+                 pictures: int = 40,
+                 embedding: str = 'tsne',
+                 logs: Optional[Sequence[Path]] = None) -> Path:
+    """Run the test pictures and write what came out to the working folder.
 
-    ``report.html`` is one self-contained page, ``report.json`` holds its
-    numbers, ``report.txt`` the tables that :func:`summary` gives.
+    ``report.html`` is one self-contained page; ``report.json`` holds its
+    numbers, ``report.txt`` the most important tables, ``figures/`` the
+    figures as PNG and PDF, and ``objects.jsonl`` a line for each annotated
+    object with the weights of its experts.
 
     Args:
-        runner: With a checkpoint to load, a CocoMetric and an
-            ExpertAssignmentMetric that has an ``outfile``.
-        pictures: How many test pictures are shown.
+        runner: With a checkpoint to load, and a CocoMetric.
+        options: How the numbers are made; the defaults if None.
+        interventions: Whether experts are forced and dropped.
+        pictures: How many test pictures are shown, if they fit.
+        embedding: ``'tsne'`` or ``'pca'``, of the gate logits.
+        logs: ``scalars.json`` of the training; by default those of the runs
+            that wrote into the checkpoint's folder.
 
     Returns:
         The page.
 
     Raises:
-        ValueError: The test evaluator has no ExpertAssignmentMetric.
+        ValueError: The model has no MoE layer, or there is no CocoMetric.
+        DataError: The checkpoint is not one of this model.
     """
-    outfiles = [
-        m.outfile for m in runner.test_evaluator.metrics
-        if isinstance(m, ExpertAssignmentMetric) and m.outfile
-    ]
-    if not outfiles:
-        raise ValueError(
-            'test_evaluator: the report needs the expert tables; add '
-            "dict(type='ExpertAssignmentMetric', ann_file=...) beside "
-            'CocoMetric, in a model with a MoERetinaHead')
-    metrics = runner.test()
-    numbers = dict(
+    options = Options() if options is None else options
+    check_int('pictures', pictures, 0)
+    layers = moe_layers(runner.model)
+    if not layers:
+        raise ConfigError(
+            f'{runner.cfg.filename}: the model has no MoE layer, so there is '
+            'nothing to report; test it with tools/test.py')
+    _check_checkpoint(runner.cfg.load_from, runner.model, list(layers))
+    log = read_log(
+        find_logs(runner.cfg.load_from) if logs is None else logs)
+    coco = _annotations(runner)
+    folder = Path(runner.work_dir)
+    runner.call_hook('before_run')  # a hook may hold the weights to use
+    runner.load_or_resume()
+    runner.call_hook('before_test')
+    runner.call_hook('before_test_epoch')
+    with replacing(folder / 'objects.jsonl') as lines:
+        records = collect(runner, coco, plan(layers) if interventions else [],
+                          lines)
+    tables = dict(
+        format=FORMAT,
+        version=__version__,
         name=Path(runner.cfg.filename).stem,
         checkpoint=Path(runner.cfg.load_from).name,
-        # -1 is what COCO gives where no object is of a size.
-        ap={
-            name: metrics[key] if metrics.get(key, -1) >= 0 else None
-            for name, key in AP_KEYS.items()
+        ann_file=str(runner.test_dataloader.dataset.ann_file),
+        **make_tables(records, options),
+        notes=_notes(records) + log.notes)
+    write_text(folder / 'report.json',
+               json.dumps(tables, indent=1, allow_nan=False))
+    write_text(folder / 'report.txt', summary(tables))
+    figures = illustrate(
+        tables, {
+            name: embed(records, name, method=embedding, seed=options.seed)
+            for name in records.layers
+        }, log)
+    for illustration in sum(figures.values(), []):
+        illustration.save(folder / 'figures')
+    rng = np.random.default_rng(options.seed)
+    return render(
+        folder / 'report.html',
+        'report.html',
+        numbers=tables,
+        figures=figures,
+        pictures=gallery(records, pictures, options.score_thr),
+        extremes={
+            name: extremes(records, name, rng)
+            for name in records.layers
         },
-        **json.loads(Path(outfiles[0]).read_text(encoding='utf-8')))
-    folder = Path(runner.work_dir)
-    write_text(folder / 'report.json', json.dumps(numbers, indent=1))
-    write_text(folder / 'report.txt', summary(numbers))
-    page = Environment(
+        sizes=SIZES,
+        classes=records.classes,
+        levels=records.levels,
+        config=runner.cfg.pretty_text)
+
+
+def render(path: Path, template: str, **content) -> Path:
+    """Write a page from a template of this package."""
+    environment = Environment(
         loader=PackageLoader('mmdet_moe.analysis'),
         autoescape=select_autoescape(default=True),
         trim_blocks=True,
-        lstrip_blocks=True).get_template('report.html').render(
-            numbers=numbers,
-            colours=['#{:02x}{:02x}{:02x}'.format(*c) for c in EXPERT_COLOURS],
-            pictures=_pictures(runner, pictures, tuple(numbers['layers'])),
-            config=runner.cfg.pretty_text)
-    return write_text(folder / 'report.html', page)
+        lstrip_blocks=True)
+    environment.filters['svg_url'] = _svg_url
+    colours = ['#{:02x}{:02x}{:02x}'.format(*c) for c in EXPERT_COLOURS]
+    return write_text(
+        path,
+        environment.get_template(template).render(
+            colours=colours, **content))
 
 
-def summary(numbers: dict) -> str:
+def summary(tables: dict) -> str:
     """AP by size and the expert x size tables, as text."""
-    ap = numbers['ap']
     blocks = [
         AsciiTable([
-            list(ap),
-            ['-' if v is None else f'{v:.3f}' for v in ap.values()]
-        ], numbers['name']).table
+            list(tables['ap']),
+            [
+                '-' if ap['value'] is None else f'{ap["value"]:.3f}'
+                for ap in tables['ap'].values()
+            ]
+        ], tables['name']).table
     ]
-    for layer, table in numbers['layers'].items():
+    for layer, table in tables['layers'].items():
         sizes = table['objects']['size']
         rows = [['expert', 'importance, %'] + [
             f'{size}, % ({sizes[size]["count"]} objects)' for size in SIZES
@@ -98,35 +150,65 @@ def summary(numbers: dict) -> str:
                 f'{100 * sizes[s]["weight"][e]:.1f}'
                 if sizes[s]['count'] else '-' for s in SIZES
             ])
-        blocks.append(AsciiTable(rows, f'{layer} subnet').table)
+        blocks.append(AsciiTable(rows, layer).table)
     return '\n'.join(blocks) + '\n'
 
 
-def _pictures(runner: Runner, number: int, layers) -> List[dict]:
-    """Evenly spaced test pictures, painted, as data URLs by layer."""
-    dataset = runner.test_dataloader.dataset
-    step = max(1, len(dataset) // max(1, number))
-    classes = dataset.metainfo['classes']
-    shown = []
-    for i in range(0, len(dataset), step)[:number]:
-        with torch.no_grad():
-            sample = runner.model.test_step(pseudo_collate([dataset[i]]))[0]
-        picture = mmcv.imread(sample.img_path, channel_order='rgb')
-        shown.append(
-            dict(
-                name=Path(sample.img_path).name,
-                painted={
-                    layer: _data_url(
-                        draw_boxes_by_expert(picture, sample.pred_instances,
-                                             layer, classes))
-                    for layer in layers
-                }))
-    return shown
+def _check_checkpoint(path: str, model, layers: List[str]) -> None:
+    """A checkpoint without the experts would be reported with random ones."""
+    state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    state = state.get('state_dict', state)
+    missing = [
+        name for name in layers
+        if not any(key.startswith(f'{name}.') for key in state)
+    ]
+    if missing:
+        raise DataError(
+            f'the checkpoint {path} has nothing for the MoE layer '
+            f'{missing[0]} of the config: it is of another model, or of one '
+            'without experts. A dense one can be converted with '
+            'tools/model_converters/upcycle.py')
 
 
-def _data_url(picture) -> str:
-    ok, code = cv2.imencode('.jpg', picture[..., ::-1],
-                            [cv2.IMWRITE_JPEG_QUALITY, 85])
-    if not ok:
-        raise OSError('a picture could not be encoded as JPEG')
-    return 'data:image/jpeg;base64,' + base64.b64encode(code).decode()
+def _annotations(runner: Runner) -> COCO:
+    for metric in runner.test_evaluator.metrics:
+        coco = getattr(metric, '_coco_api', None)
+        if coco is not None:
+            return coco
+    raise ConfigError(
+        'test_evaluator: the report needs annotations in COCO format; add '
+        "dict(type='CocoMetric', ann_file=..., metric='bbox')")
+
+
+def _notes(records) -> List[str]:
+    """What a reader has to know about the data before the tables."""
+    notes = []
+    if len(records.objects) == 0:
+        notes.append('The test pictures have no annotated object: there is '
+                     'no AP, and nothing to assign.')
+        return notes
+    absent = [
+        name for i, name in enumerate(records.classes)
+        if not (records.objects.label == i).any()
+    ]
+    if absent:
+        notes.append('No object of these classes is in the test pictures, '
+                     'they count for nothing: ' + ', '.join(absent) + '.')
+    for i, size in enumerate(SIZES):
+        if not (records.objects.size == i).any():
+            notes.append(f'No test picture has a {size} object, so there is '
+                         f'no AP for this size.')
+    if len(records.detections) == 0:
+        notes.append('Nothing was detected at all: the model is untrained, '
+                     'or its score_thr too high.')
+    if not records.levels:
+        notes.append('The head of this detector does not say which level an '
+                     'object belongs to, so tables by level are missing.')
+    return notes
+
+
+def _svg_url(illustration: Illustration) -> str:
+    file = io.BytesIO()
+    illustration.figure.savefig(file, format='svg', bbox_inches='tight')
+    return ('data:image/svg+xml;base64,' +
+            base64.b64encode(file.getvalue()).decode())

@@ -9,9 +9,10 @@ The way through: ``gates`` (features -> logits), ``scopes`` (what a decision
 covers), ``routing`` (logits -> weights of the selected experts), ``dispatch``
 (run them), ``soft_constraints`` and ``hard_constraints`` (keep them balanced),
 ``moe`` (all of it in one layer), ``recorder`` (what the decisions of a step
-add up to). On a trained model: ``forcing``; from a dense one: ``upcycling``.
+add up to). On a trained model: ``forcing``, ``tracing``; from a dense one:
+``upcycling``.
 """
-from .dispatch import dense_dispatch, sparse_dispatch
+from .dispatch import RememberingDispatch, dense_dispatch, sparse_dispatch
 from .experts import (
     BothOutcomes,
     Parallel,
@@ -33,14 +34,16 @@ from .routing import Routing, top_k_routing
 from .scopes import SCOPES, Scope
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import coefficient_of_variation, living_experts
+from .tracing import MapDecision, cell_starts, traced
 from .upcycling import UpcyclingReport, add_noise, upcycle
 
 __all__ = [
     'GATES', 'HARD_CONSTRAINTS', 'SCOPES', 'SOFT_CONSTRAINTS', 'BothOutcomes',
-    'Gate', 'GateNoise', 'HardConstraint', 'MeanImportance', 'MoELayer',
-    'Parallel', 'RelativeImportance', 'Routing', 'Scope', 'SoftConstraint',
-    'StepSummary', 'UpcyclingReport', 'add_noise', 'coefficient_of_variation',
-    'dense_dispatch', 'force', 'forced', 'fresh_copy', 'living_experts',
-    'logits_of', 'match_layers', 'moe_layers', 'receptive_radius',
-    'sparse_dispatch', 'top_k_routing', 'upcycle'
+    'Gate', 'GateNoise', 'HardConstraint', 'MapDecision', 'MeanImportance',
+    'MoELayer', 'Parallel', 'RelativeImportance', 'RememberingDispatch',
+    'Routing', 'Scope', 'SoftConstraint', 'StepSummary', 'UpcyclingReport',
+    'add_noise', 'cell_starts', 'coefficient_of_variation', 'dense_dispatch',
+    'force', 'forced', 'fresh_copy', 'living_experts', 'logits_of',
+    'match_layers', 'moe_layers', 'receptive_radius', 'sparse_dispatch',
+    'top_k_routing', 'traced', 'upcycle'
 ]

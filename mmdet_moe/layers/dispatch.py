@@ -48,6 +48,37 @@ def sparse_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
     return outputs
 
 
+class RememberingDispatch:
+    """Run an expert on a piece once, however often the piece comes back.
+
+    For a layer that is run again and again on the same features with other
+    weights, in evaluation. An expert is run on all samples of a piece as soon
+    as one of them needs it, and what it returned is kept until it is given
+    another piece.
+    """
+
+    def __init__(self) -> None:
+        self._kept = {}
+
+    def __call__(self, pieces: Sequence[Tensor], weights: Sequence[Tensor],
+                 experts: Sequence[nn.Module]) -> List[Tensor]:
+        used = [(w != 0).any(dim=0).nonzero().flatten().tolist()
+                for w in weights]
+        return [
+            sum(_scale(self._output(level, e, x, experts), w[:, e])
+                for e in mine)
+            for level, (x, w, mine) in enumerate(zip(pieces, weights, used))
+        ]
+
+    def _output(self, level: int, e: int, x: Tensor,
+                experts: Sequence[nn.Module]) -> Tensor:
+        piece, output = self._kept.get((level, e), (None, None))
+        if piece is not x:
+            output = experts[e](x)
+            self._kept[level, e] = x, output
+        return output
+
+
 def _mix(x: Tensor, weights: Tensor, used: Tensor,
          experts: Sequence[nn.Module]) -> Tensor:
     """One level: x (n, ...), weights (n, E), used (n, E) on the host."""

@@ -204,13 +204,15 @@ class MoELayer(nn.Module):
                 for m, shape in zip(maps, self.map_shapes)
             ])
 
-    def weight_grids(self) -> List[Tensor]:
-        """Expert weights of the latest call: [(B, gh, gw, E)] * L.
+    def grids(self, rows: Tensor) -> List[Tensor]:
+        """Rows of the latest :attr:`routing` (N, E) by place on the maps.
 
-        gh and gw are 1, or the rows and columns of the patches of a level.
+        Returns:
+            L tensors (B, gh, gw, E); gh x gw is 1 x 1 where a decision is
+            for the whole level, else H_l x W_l.
         """
-        like = [self.routing.weights.new_empty(s) for s in self.map_shapes]
-        return self.scope.grids(self.routing.weights, like)
+        like = [rows.new_empty(shape) for shape in self.map_shapes]
+        return self.scope.grids(rows, like)
 
     def collect(self) -> Optional[StepSummary]:
         """Losses and statistics of all calls since the last time; forgets.

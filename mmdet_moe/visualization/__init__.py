@@ -1,4 +1,5 @@
-"""Pictures of what experts do."""
-from .expert_boxes import EXPERT_COLOURS, draw_boxes_by_expert
+"""Pictures of what experts do; importing registers the visualizer."""
+from .colours import EXPERT_COLOURS
+from .expert_visualizer import ExpertVisualizer
 
-__all__ = ['EXPERT_COLOURS', 'draw_boxes_by_expert']
+__all__ = ['EXPERT_COLOURS', 'ExpertVisualizer']

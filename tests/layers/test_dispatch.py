@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmdet_moe.layers import MoELayer, sparse_dispatch
+from mmdet_moe.layers import (
+    MoELayer,
+    RememberingDispatch,
+    dense_dispatch,
+    sparse_dispatch,
+)
 from mmdet_moe.layers.dispatch import _Tie
 
 
@@ -32,7 +37,6 @@ def run(layer, levels, dispatch):
 
 
 def assert_same(layer, levels):
-    from mmdet_moe.layers import dense_dispatch, sparse_dispatch
     sparse = run(layer, levels, sparse_dispatch)
     dense = run(layer, levels, dense_dispatch)
     for a, b in zip(sparse, dense):
@@ -121,3 +125,37 @@ def test_half_precision_follows_the_experts():
         y = layer(torch.randn(3, 6, 8, 8))
     assert y.dtype == torch.bfloat16
     assert layer.routing.weights.dtype == torch.float32
+
+
+def test_remembered_experts_run_once_for_all_weights():
+    torch.manual_seed(0)
+    experts = [Counting(), Counting(), Counting()]
+    pieces = [torch.randn(4, 3, 5, 5), torch.randn(4, 3, 2, 2)]
+    dispatch = RememberingDispatch()
+    for forced in (0, 1, None):
+        if forced is None:
+            weights = [torch.rand(4, 3).softmax(dim=1) for _ in pieces]
+        else:
+            weights = [torch.eye(3)[[forced] * 4] for _ in pieces]
+        for ours, reference in zip(
+                dispatch(pieces, weights, experts),
+                dense_dispatch(pieces, weights, [e.conv for e in experts])):
+            torch.testing.assert_close(ours, reference)
+    assert [e.calls for e in experts] == [2, 2, 2]  # one per level
+    # another piece of the same shape is not taken for the old one
+    other = [p + 1 for p in pieces]
+    for ours, reference in zip(
+            dispatch(other, weights, experts),
+            dense_dispatch(other, weights, [e.conv for e in experts])):
+        torch.testing.assert_close(ours, reference)
+
+
+class Counting(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.calls = nn.Conv2d(3, 2, 3, padding=1), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.conv(x)

@@ -55,7 +55,7 @@ def test_a_patch_is_routed_by_what_is_in_it():
     layer(x)
     # patches in reading order: left, right, left, right
     assert layer.routing.experts.flatten().tolist() == [0, 1, 0, 1]
-    grid, = layer.weight_grids()
+    grid, = layer.grids(layer.routing.weights)
     assert grid[0, :, :, 0].tolist() == [[1, 1, 1, 0, 0, 0]] * 4
 
 

@@ -1,7 +1,10 @@
 """Test a model and write a page that shows what its experts do."""
 import argparse
+from pathlib import Path
 
+from mmdet_moe.analysis.embedding import METHODS
 from mmdet_moe.analysis.report import write_report
+from mmdet_moe.analysis.tables import Options
 from mmdet_moe.launch import (
     add_arguments,
     build_runner,
@@ -16,7 +19,39 @@ def parse_args():
     parser.add_argument('checkpoint', help='checkpoint file')
     add_arguments(parser, launcher=False)
     parser.add_argument(
-        '--pictures', type=int, default=8, help='how many pictures to show')
+        '--pictures', type=int, default=40, help='how many pictures to show')
+    parser.add_argument(
+        '--no-interventions',
+        action='store_true',
+        help='do not run the detector with experts forced and dropped')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=Options.score_thr,
+        help='detections below this score are not in the tables')
+    parser.add_argument(
+        '--resamples',
+        type=int,
+        default=Options.resamples,
+        help='of the pictures, for the intervals')
+    parser.add_argument(
+        '--permutations',
+        type=int,
+        default=Options.permutations,
+        help='of the decisions, for the p-values')
+    parser.add_argument(
+        '--seed', type=int, default=Options.seed, help='of all chance')
+    parser.add_argument(
+        '--embedding',
+        choices=METHODS,
+        default=METHODS[0],
+        help='how the gate logits are brought to two dimensions')
+    parser.add_argument(
+        '--log',
+        type=Path,
+        nargs='*',
+        help="scalars.json of the training; by default those in the "
+        "checkpoint's folder")
     return parser.parse_args()
 
 
@@ -28,7 +63,15 @@ def main():
             work_dir=args.work_dir,
             cfg_options=args.cfg_options,
             checkpoint=args.checkpoint)
-        page = write_report(build_runner(cfg, ('test', )), args.pictures)
+        options = Options(args.score_thr, args.resamples, args.permutations,
+                          args.seed)
+        page = write_report(
+            build_runner(cfg, ('test', )),
+            options,
+            interventions=not args.no_interventions,
+            pictures=args.pictures,
+            embedding=args.embedding,
+            logs=args.log)
     print((page.parent / 'report.txt').read_text(encoding='utf-8'), end='')
     print(f'{page} written')
 

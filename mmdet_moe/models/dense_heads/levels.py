@@ -77,29 +77,28 @@ def weights_at(found: InstanceData, grids: Sequence[Tensor], meta: dict,
     return weights
 
 
-def assigned_levels(head, features: Sequence[Tensor], sample) -> Tensor:
-    """The level that each ground-truth object of an image is assigned to.
+def assigned_levels(head, sizes: Sequence[Sequence[int]], boxes: Tensor,
+                    labels: Tensor, meta: dict) -> Tensor:
+    """The level that each ground-truth object of a picture is assigned to.
 
     Of the anchors that the head's training assigner gives to an object, the
     one that overlaps it most decides.
 
     Args:
         head: An anchor head with an assigner.
-        features: The L feature maps that the head saw.
-        sample: Data sample with ``gt_instances`` in the original picture's
-            coordinates, as test pipelines load them.
+        sizes: Height and width of the L feature maps that the head saw.
+        boxes: (objects, 4) in the original picture's coordinates.
+        labels: (objects,)
+        meta: Of the picture: its sizes and scale.
 
     Returns:
         (objects,) int64, -1 for an object without an anchor.
     """
-    boxes = get_box_tensor(sample.gt_instances.bboxes)
     levels = boxes.new_full((len(boxes), ), -1, dtype=torch.long)
     if len(boxes) == 0:
         return levels
-    scale = sample.metainfo.get('scale_factor', (1.0, 1.0))
-    sizes = [x.shape[-2:] for x in features]
-    priors, valid = head.get_anchors(
-        sizes, [sample.metainfo], device=boxes.device)
+    scale = meta.get('scale_factor', (1.0, 1.0))
+    priors, valid = head.get_anchors(sizes, [meta], device=boxes.device)
     level_of = torch.cat([
         torch.full((len(p), ), level, device=boxes.device)
         for level, p in enumerate(priors[0])
@@ -108,8 +107,7 @@ def assigned_levels(head, features: Sequence[Tensor], sample) -> Tensor:
     assigned = head.assigner.assign(
         InstanceData(priors=get_box_tensor(torch.cat(priors[0])[keep])),
         InstanceData(
-            bboxes=scale_boxes(boxes.clone(), scale),
-            labels=sample.gt_instances.labels))
+            bboxes=scale_boxes(boxes.clone(), scale), labels=labels))
     owner, overlap = assigned.gt_inds, assigned.max_overlaps
     for i in range(len(boxes)):
         anchors = (owner == i + 1).nonzero().squeeze(1)

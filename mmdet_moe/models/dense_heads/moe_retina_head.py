@@ -5,6 +5,7 @@ import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -245,7 +246,7 @@ class MoERetinaHead(RetinaHead):
         """As RetinaHead, with experts and levels reported (see above)."""
         predictions = super().predict(x, batch_data_samples, rescale)
         grids = {
-            name: layer.weight_grids()
+            name: layer.grids(layer.routing.weights)
             for name, layer in self.moe_subnets.items()
         }
         for b, (sample, prediction) in enumerate(
@@ -261,8 +262,11 @@ class MoERetinaHead(RetinaHead):
                                sample.metainfo, rescale),
                     f'{name}_expert_weights')
             if 'gt_instances' in sample and hasattr(self, 'assigner'):
-                sample.gt_instances.level_ids = assigned_levels(
-                    self, x, sample)
+                objects = sample.gt_instances
+                objects.level_ids = assigned_levels(
+                    self, [level.shape[-2:] for level in x],
+                    get_box_tensor(objects.bboxes), objects.labels,
+                    sample.metainfo)
         return predictions
 
     def _predict_by_feat_single(self, *args, **kwargs) -> InstanceData:

@@ -1,0 +1,190 @@
+"""COCO's average precision that can be resampled over pictures.
+
+COCOeval matches detections with objects, picture by picture; what is kept of
+that is a few arrays per class and range of sizes. From these AP follows for
+any multiset of the pictures, which is what a bootstrap needs, without matching
+again.
+"""
+import contextlib
+import io
+from functools import cached_property
+from typing import Dict, List, Optional, Sequence
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+#: What is reported: (index of the size range, IoU threshold or None for all).
+FIGURES = {
+    'AP': (0, None),
+    'AP50': (0, 0.5),
+    'AP75': (0, 0.75),
+    'AP_S': (1, None),
+    'AP_M': (2, None),
+    'AP_L': (3, None)
+}
+IOUS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)
+MAX_DETECTIONS = 100
+#: A bit for each IoU threshold.
+BITS = 1 << np.arange(len(IOUS), dtype=np.int16)
+
+_WHERE = [('category', np.int32), ('size', np.int8), ('place', np.int32)]
+OBJECTS = np.dtype([*_WHERE, ('number', np.int32)])
+DETECTIONS = np.dtype([*_WHERE, ('score', float), ('hits', np.int16),
+                       ('misses', np.int16)])
+
+
+class AveragePrecision:
+    """AP of the detections of I pictures.
+
+    Args:
+        coco: The annotations.
+        cat_ids: COCO's category of each label.
+        img_ids: The I pictures that AP is over.
+    """
+
+    def __init__(self, coco: COCO, cat_ids: Sequence[int],
+                 img_ids: Sequence[int]) -> None:
+        self.coco = coco
+        self.cat_ids = list(cat_ids)
+        # COCOeval takes pictures in the order of their ids.
+        self._place = {i: n for n, i in enumerate(sorted(img_ids))}
+        self._order = np.array([self._place[i] for i in img_ids])
+        self._objects: List[np.ndarray] = []
+        self._detections: List[np.ndarray] = []
+
+    def add(self, img_ids: Sequence[int],
+            detections: Sequence[dict]) -> List[np.ndarray]:
+        """Match the detections of some pictures, each picture once.
+
+        Args:
+            img_ids: Out of the I pictures.
+            detections: For each, arrays ``bboxes`` (n, 4) as x1, y1, x2, y2
+                in pixels of the original picture, ``scores``, ``labels`` (n,).
+
+        Returns:
+            For each picture (n,) bool: true positives at IoU 0.5.
+        """
+        results, owner = [], []
+        for i, (img_id, found) in enumerate(zip(img_ids, detections)):
+            for j, (box, score, label) in enumerate(
+                    zip(found['bboxes'].tolist(), found['scores'].tolist(),
+                        found['labels'].tolist())):
+                x1, y1, x2, y2 = box
+                results.append(
+                    dict(
+                        image_id=img_id,
+                        category_id=self.cat_ids[label],
+                        bbox=[x1, y1, x2 - x1, y2 - y1],
+                        score=score))
+                owner.append((i, j))
+        hits = [np.zeros(len(found['scores']), bool) for found in detections]
+        for found in self._match(img_ids, results):
+            i, j = owner[found - 1]  # loadRes counts from 1
+            hits[i][j] = True
+        return hits
+
+    def __call__(self, counts: Optional[np.ndarray] = None) -> Dict[str, float]:
+        """AP, AP50, AP75, AP_S, AP_M, AP_L; NaN where there is no object.
+
+        Args:
+            counts: (I,) how often each picture is taken; once each if None.
+                In the order of ``img_ids``.
+        """
+        weight = np.zeros(len(self._order))
+        weight[self._order] = 1 if counts is None else counts
+        # (classes, ranges, IoU thresholds)
+        table = np.full((len(self.cat_ids), 4, len(IOUS)), np.nan)
+        for (category, size), curve in self._curves.items():
+            table[category, size] = curve.precision(weight)
+        figures = {}
+        for name, (size, iou) in FIGURES.items():
+            chosen = table[:, size]
+            if iou is not None:
+                chosen = chosen[:, np.isclose(IOUS, iou)]
+            known = chosen[~np.isnan(chosen)]
+            figures[name] = known.mean() if known.size else np.nan
+        return figures
+
+    @cached_property
+    def _curves(self) -> Dict[tuple, '_Curve']:
+        """By class and range of sizes; those without an object are left out."""
+        objects = np.concatenate(self._objects)
+        detections = np.concatenate(self._detections)
+        # As COCOeval: best score first, then in the order of the pictures.
+        detections = detections[np.lexsort(
+            (detections['place'], -detections['score']))]
+        key, objects_key = ((x['category'] * 4 + x['size'])
+                            for x in (detections, objects))
+        return {
+            divmod(int(k), 4): _Curve(objects[objects_key == k],
+                                      detections[key == k])
+            for k in np.unique(objects_key)
+        }
+
+    def _match(self, img_ids: Sequence[int],
+               results: List[dict]) -> List[int]:
+        """Run COCOeval and keep what counts; the ids of true positives."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = self.coco.loadRes(results) if results else COCO()
+            evaluation = COCOeval(self.coco, found, 'bbox')
+            evaluation.params.imgIds = list(img_ids)
+            evaluation.params.catIds = self.cat_ids
+            evaluation.params.iouThrs = IOUS
+            evaluation.params.maxDets = [MAX_DETECTIONS]
+            evaluation.evaluate()
+        label = {c: n for n, c in enumerate(self.cat_ids)}
+        ranges = [tuple(r) for r in evaluation.params.areaRng]
+        objects, detections, true = [], [], []
+        for cell in filter(None, evaluation.evalImgs):
+            size = ranges.index(tuple(cell['aRng']))
+            where = (label[cell['category_id']], size,
+                     self._place[cell['image_id']])
+            number = int((np.asarray(cell['gtIgnore']) == 0).sum())
+            objects.append((*where, number))
+            counted = cell['dtIgnore'] == 0
+            hits = (cell['dtMatches'] > 0) & counted
+            misses = counted & ~hits
+            for i in counted.any(axis=0).nonzero()[0]:
+                detections.append((*where, cell['dtScores'][i],
+                                   hits[:, i] @ BITS, misses[:, i] @ BITS))
+                if size == 0 and hits[0, i]:
+                    true.append(cell['dtIds'][i])
+        self._objects.append(np.array(objects, OBJECTS))
+        self._detections.append(np.array(detections, DETECTIONS))
+        return true
+
+
+class _Curve:
+    """Precision over recall of one class and range of sizes.
+
+    Args:
+        objects: ``OBJECTS`` of each picture.
+        detections: ``DETECTIONS``, best first.
+    """
+
+    def __init__(self, objects: np.ndarray, detections: np.ndarray) -> None:
+        self.objects = objects
+        self.place = detections['place']
+        # (IoU thresholds, detections)
+        self.hits, self.misses = ((detections[key] & BITS[:, None]) > 0
+                                  for key in ('hits', 'misses'))
+
+    def precision(self, weight: np.ndarray) -> np.ndarray:
+        """Mean precision over 101 recalls, (IoU thresholds,); weight (I,)."""
+        total = weight[self.objects['place']] @ self.objects['number']
+        if total == 0:
+            return np.full(len(IOUS), np.nan)
+        times = weight[self.place]
+        hits = np.cumsum(self.hits * times, axis=1)
+        misses = np.cumsum(self.misses * times, axis=1)
+        # The arithmetic is COCOeval's.
+        precision = hits / (hits + misses + np.spacing(1))
+        envelope = np.maximum.accumulate(
+            precision[:, ::-1], axis=1)[:, ::-1]
+        means = np.zeros(len(IOUS))
+        for t, recall in enumerate(hits / total):
+            at = np.searchsorted(recall, RECALLS, side='left')
+            means[t] = envelope[t, at[at < len(recall)]].sum() / len(RECALLS)
+        return means

@@ -1,0 +1,283 @@
+"""One run over the test pictures: detections, decisions, interventions."""
+import json
+from collections import defaultdict
+from typing import Dict, List, Sequence, TextIO, Tuple
+
+import numpy as np
+import torch
+from mmdet.structures.bbox import get_box_tensor
+from mmengine.runner import Runner
+from pycocotools.coco import COCO
+from torch import nn
+from tqdm import tqdm
+
+from mmdet_moe.evaluation.assignment_table import SIZES, size_of
+from mmdet_moe.layers import MapDecision, cell_starts, moe_layers, traced
+from mmdet_moe.models.dense_heads.levels import assigned_levels
+
+from .average_precision import AveragePrecision
+from .interventions import (
+    Intervention,
+    KeptFeatures,
+    before_the_head,
+    features_kept,
+    outputs_kept,
+)
+from .records import LayerRecord, Picture, Records, Things
+
+
+class Collector:
+    """Runs a detector batch by batch and keeps what the report needs.
+
+    What is kept grows by some hundred numbers per picture, no maps and no
+    pixels.
+
+    Args:
+        model: A detector with MoE layers, in evaluation mode.
+        coco: The annotations of the test pictures.
+        classes: Names of the classes, in the order of the labels.
+        interventions: What to run besides the model as it is.
+        lines: Where a line of JSON is written for each object.
+    """
+
+    def __init__(self, model: nn.Module, coco: COCO, classes: Sequence[str],
+                 img_ids: Sequence[int],
+                 interventions: Sequence[Intervention],
+                 lines: TextIO) -> None:
+        self.model, self.coco, self.lines = model, coco, lines
+        self.classes = list(classes)
+        self.cat_ids = coco.getCatIds(catNms=self.classes)
+        # pycocotools sorts by the file, MMDetection takes over its order.
+        self.classes = [coco.cats[c]['name'] for c in self.cat_ids]
+        self.layers = moe_layers(model)
+        self.head = _anchor_head(model)
+        self.ap = AveragePrecision(coco, self.cat_ids, img_ids)
+        self.interventions = {
+            i: self.ap if _changes_nothing(i, self.layers) else
+            AveragePrecision(coco, self.cat_ids, img_ids)
+            for i in interventions
+        }
+        self.pictures: List[Picture] = []
+        self.decisions = defaultdict(list)
+        self.objects: List[Things] = []
+        self.detections: List[Things] = []
+
+    @torch.no_grad()
+    def process(self, batch: dict) -> None:
+        """Run the detector on a batch, once as it is and once for each
+        intervention; backbone and neck are run once where they can be."""
+        data = self.model.data_preprocessor(batch, False)
+        # The objects come from the file. Without this every run would give
+        # them their levels anew.
+        for sample in data['data_samples']:
+            sample.pop('gt_instances', None)
+        with features_kept(self.model) as features:
+            with traced(self.model) as decisions:
+                samples = self.model(**data, mode='predict')
+            # a layer may be out of use, as those of an auxiliary head are
+            decisions = {name: maps for name, maps in decisions.items() if maps}
+            self._keep(samples, decisions, features)
+            with outputs_kept(self.layers):
+                for intervention, ap in self.interventions.items():
+                    if ap is not self.ap:
+                        samples = self._run(data, intervention, features)
+                        ap.add(*_results(samples))
+
+    def _run(self, data: dict, intervention: Intervention,
+             features: KeptFeatures) -> list:
+        with intervention.applied(self.model):
+            if not before_the_head(intervention.layer):
+                return self.model(**data, mode='predict')
+            with features.aside():
+                return self.model(**data, mode='predict')
+
+    def _keep(self, samples: list, decisions: Dict[str, List[MapDecision]],
+              features: KeptFeatures) -> None:
+        img_ids, results = _results(samples)
+        hits = self.ap.add(img_ids, results)
+        for b, sample in enumerate(samples):
+            height, width = sample.ori_shape[:2]
+            number = len(self.pictures)
+            self.pictures.append(
+                Picture(sample.img_id, sample.img_path, height, width))
+            for name, maps in decisions.items():
+                self.decisions[name].append(
+                    [np.stack([_flat(m.weights[b]) for m in maps]),
+                     np.stack([_flat(m.logits[b]) for m in maps])])
+            boxes, labels, areas = self._annotated(sample.img_id)
+            levels = self._levels(boxes, labels, sample, features)
+            objects = self._things(number, boxes, labels, areas, levels,
+                                   np.ones(len(boxes)),
+                                   np.ones(len(boxes), bool), sample,
+                                   decisions)
+            self._write(sample, objects)
+            found = results[b]
+            self.objects.append(objects)
+            self.detections.append(
+                self._things(
+                    number, found['bboxes'], found['labels'],
+                    np.prod(found['bboxes'][:, 2:] - found['bboxes'][:, :2],
+                            axis=1), found['levels'], found['scores'],
+                    hits[b], sample, decisions))
+
+    def _annotated(self, img_id: int) -> Tuple[np.ndarray, ...]:
+        """Boxes, labels and areas of a picture, out of CocoDataset's rules."""
+        label = {c: n for n, c in enumerate(self.cat_ids)}
+        image = self.coco.imgs[img_id]
+        rows = []
+        for a in self.coco.imgToAnns[img_id]:
+            x, y, w, h = a['bbox']
+            inside = (min(x + w, image['width']) > max(x, 0)
+                      and min(y + h, image['height']) > max(y, 0))
+            if (a['category_id'] in label and inside and a['area'] > 0
+                    and min(w, h) >= 1 and not a.get('iscrowd')
+                    and not a.get('ignore')):
+                rows.append((x, y, x + w, y + h, label[a['category_id']],
+                             a['area']))
+        table = np.array(rows, dtype=float).reshape(-1, 6)
+        return table[:, :4], table[:, 4].astype(int), table[:, 5]
+
+    def _levels(self, boxes: np.ndarray, labels: np.ndarray, sample,
+                features: KeptFeatures) -> np.ndarray:
+        if self.head is None:
+            return np.full(len(boxes), -1)
+        first = features.value[0]
+        return assigned_levels(
+            self.head, [x.shape[-2:] for x in features.value],
+            first.new_tensor(boxes.tolist()).reshape(-1, 4),
+            torch.tensor(labels, device=first.device),
+            sample.metainfo).cpu().numpy()
+
+    def _things(self, picture, boxes, labels, areas, levels, scores, true,
+                sample, decisions) -> Things:
+        """With the patch of each map that the centres of the boxes lie in."""
+        height, width = sample.metainfo.get('batch_input_shape',
+                                            sample.img_shape[:2])
+        scale = np.array(sample.metainfo.get('scale_factor', (1.0, 1.0)))
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2 * scale
+        relative = np.clip(centre / (width, height), 0, 1 - 1e-9)
+        patch = {}
+        for name, maps in decisions.items():
+            cells = self.layers[name].scope.cells
+            patch[name] = np.stack([
+                _cell(relative[:, 1], m.height, cells) * cells +
+                _cell(relative[:, 0], m.width, cells) for m in maps
+            ], axis=1).astype(np.int16)
+        return Things(
+            np.full(len(boxes), picture, np.int32),
+            boxes.astype(np.float32), labels.astype(np.int32),
+            areas.astype(np.float32), levels.astype(np.int8),
+            scores.astype(np.float32), true, patch)
+
+    def _write(self, sample, objects: Things) -> None:
+        """A line for each object, so that all of them are in no one's way."""
+        weights = {name: kept[-1][0] for name, kept in self.decisions.items()}
+        for i in range(len(objects)):
+            level = int(objects.level[i])
+            row = dict(
+                img_id=sample.img_id,
+                box=objects.box[i].tolist(),
+                label=self.classes[objects.label[i]],
+                area=float(objects.area[i]),
+                size=SIZES[int(size_of(objects.area[i]))],
+                level=level if level >= 0 else None,
+                weights={})
+            for name, maps in weights.items():
+                place = 0 if len(maps) == 1 else level
+                if place >= 0:
+                    patch = objects.patch[name][i, place]
+                    row['weights'][name] = maps[place, patch].tolist()
+            self.lines.write(json.dumps(row) + '\n')
+
+    def records(self) -> Records:
+        """What was kept, joined."""
+        layers = {}
+        for name, parts in self.decisions.items():
+            layer = self.layers[name]
+            layers[name] = LayerRecord(
+                np.stack([weights for weights, _ in parts]).astype(float),
+                np.stack([logits for _, logits in parts]), layer.scope.cells,
+                layer.top_k, layer.gate.learned)
+        above = [
+            self.coco.cats[c].get('supercategory') for c in self.cat_ids
+        ]
+        return Records(
+            pictures=self.pictures,
+            classes=self.classes,
+            supercategories=above if all(above) else None,
+            levels=0 if self.head is None else len(
+                self.head.prior_generator.strides),
+            layers=layers,
+            objects=Things.cat(self.objects),
+            detections=Things.cat(self.detections),
+            ap=self.ap,
+            interventions=self.interventions)
+
+
+def collect(runner: Runner, coco: COCO,
+            interventions: Sequence[Intervention],
+            lines: TextIO) -> Records:
+    """Run the model of a runner over its test pictures.
+
+    Args:
+        runner: With its checkpoint loaded.
+        coco: The annotations.
+        interventions: What to run besides the model as it is.
+        lines: Where a line of JSON is written for each object.
+    """
+    loader = runner.test_dataloader
+    dataset = loader.dataset
+    runner.model.eval()
+    collector = Collector(
+        runner.model, coco, dataset.metainfo['classes'],
+        [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))],
+        interventions, lines)
+    with tqdm(total=len(dataset), unit='picture') as bar:
+        for batch in loader:
+            collector.process(batch)
+            bar.update(len(batch['inputs']))
+    return collector.records()
+
+
+def _anchor_head(model: nn.Module):
+    """The part of a detector that gives objects to levels; None if none."""
+    for name in ('bbox_head', 'rpn_head'):
+        head = getattr(model, name, None)
+        if hasattr(head, 'get_anchors') and hasattr(head, 'assigner'):
+            return head
+    return None
+
+
+def _changes_nothing(intervention: Intervention, layers) -> bool:
+    return (intervention.kind == 'top_k'
+            and intervention.value == layers[intervention.layer].top_k)
+
+
+def _results(samples: list) -> Tuple[List[int], List[dict]]:
+    """Ids of pictures, and their detections as arrays."""
+    results = []
+    for sample in samples:
+        found = sample.pred_instances
+        scores = found.scores.cpu().numpy()
+        levels = found.get('level_ids')
+        results.append(
+            dict(
+                bboxes=get_box_tensor(found.bboxes).cpu().numpy().astype(
+                    float),
+                scores=scores.astype(float),
+                labels=found.labels.cpu().numpy(),
+                levels=np.full(len(scores), -1)
+                if levels is None else levels.cpu().numpy()))
+    return [sample.img_id for sample in samples], results
+
+
+def _flat(grid: torch.Tensor) -> np.ndarray:
+    """(G, G, E) -> (P, E)"""
+    return grid.flatten(0, 1).cpu().numpy()
+
+
+def _cell(position: np.ndarray, length: int, cells: int) -> np.ndarray:
+    """Where along a side of a map of some length: 0 <= position < 1."""
+    starts = cell_starts(length, cells).numpy()
+    return np.searchsorted(
+        starts, (position * length).astype(int), side='right') - 1

@@ -1,0 +1,129 @@
+"""Runs side by side: what balance costs, and what it brings."""
+import json
+from pathlib import Path
+from typing import List, Sequence
+
+from terminaltables import AsciiTable
+
+from mmdet_moe.files import DataError, write_text
+
+from .average_precision import FIGURES
+from .figures import comparison_figure
+from .report import FORMAT, render
+
+#: What CocoMetric calls the figures, in the JSON file that tools/test.py
+#: writes; so a detector without experts can be compared.
+METRIC = dict(
+    zip(FIGURES, ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75',
+                  'coco/bbox_mAP_s', 'coco/bbox_mAP_m', 'coco/bbox_mAP_l')))
+
+
+def read_run(path: Path, name: str) -> dict:
+    """A run out of a ``report.json``, or of the JSON file of a test.
+
+    Returns:
+        ``name``, ``ap`` and ``layers`` as in a report; ``layers`` is empty
+        for the JSON file of a test.
+
+    Raises:
+        DataError: The file is not there, or neither of the two.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except OSError:
+        raise DataError(f'the run {path} does not exist or cannot be '
+                        'read') from None
+    except ValueError as error:
+        raise DataError(f'{path} is not valid JSON ({error}); is the file '
+                        'complete?') from None
+    if isinstance(content, dict) and content.get('format') == FORMAT:
+        return dict(content, name=name or content['name'])
+    if isinstance(content, dict) and METRIC['AP'] in content:
+        figures = {key: content.get(metric, -1)
+                   for key, metric in METRIC.items()}
+        return dict(
+            name=name or path.parent.name,
+            # -1 is what COCO gives where no object is of a size
+            ap={
+                key: dict(value=x if x >= 0 else None, interval=None)
+                for key, x in figures.items()
+            },
+            layers={},
+            interventions=[])
+    raise DataError(
+        f'{path} is neither a report.json of expert_report.py nor the JSON '
+        'file that tools/test.py writes into its working folder')
+
+
+def compare(runs: Sequence[dict], out: Path) -> str:
+    """Write the page and its figure, and return the table as text.
+
+    Args:
+        runs: As :func:`read_run` gives them.
+        out: The page; its figure goes to ``figures/`` beside it.
+    """
+    names = [run['name'] for run in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f'two runs have the name {name!r}; give names as '
+                            'NAME=FILE')
+    figure = comparison_figure(runs)
+    figure.save(out.parent / 'figures')
+    rows = [row for run in runs for row in _rows(run)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    rows = [{key: row.get(key) for key in columns} for row in rows]
+    render(out, 'comparison.html', runs=runs, rows=rows, figure=figure)
+    table = AsciiTable([columns] + [[_cell(x) for x in row.values()]
+                                    for row in rows]).table + '\n'
+    write_text(out.with_suffix('.txt'), table)
+    return table
+
+
+def _rows(run: dict) -> List[dict]:
+    """A row for each layer of a run; one if it has none."""
+    ap = {
+        name: None if x['value'] is None else 100 * x['value']
+        for name, x in run['ap'].items()
+    }
+    if not run['layers']:
+        return [dict(run=run['name'], **ap)]
+    return [
+        dict(
+            run=run['name'],
+            **ap,
+            layer=name,
+            **_usage(layer),
+            **_worst(run['interventions'], name))
+        for name, layer in run['layers'].items()
+    ]
+
+
+def _usage(layer: dict) -> dict:
+    tells = {(row['of'], row['given_level']): row
+             for row in layer['specialisation']}
+    given = tells.get(('size', True), dict(bits=None, p_value=None))
+    return {
+        'living': f'{layer["living_experts"]} of {layer["experts"]}',
+        'CV importance': layer['importance_cv'],
+        'CV share': layer['share_cv'],
+        'input-dependence, bits': layer['input_dependence']['all']['bits'],
+        'tells size, bits': tells.get(('size', False), given)['bits'],
+        'given level': given['bits'],
+        'p': given['p_value']
+    }
+
+
+def _worst(interventions: Sequence[dict], layer: str) -> dict:
+    """What AP loses at most if one expert is dropped."""
+    losses = [
+        -100 * row['difference']['AP']['value'] for row in interventions
+        if row['layer'] == layer and row['kind'] == 'drop'
+        and row['difference']['AP']['value'] is not None
+    ]
+    return {'dropping costs': max(losses) if losses else None}
+
+
+def _cell(x) -> str:
+    if x is None:
+        return '-'
+    return f'{x:.3g}' if isinstance(x, float) else str(x)

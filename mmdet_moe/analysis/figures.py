@@ -1,0 +1,276 @@
+"""Numbers -> figures, for print and for the page."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmdet_moe.evaluation.assignment_table import SIZES
+from mmdet_moe.visualization import EXPERT_COLOURS
+
+from .embedding import Embedding
+from .training_log import TrainingLog
+
+COLOURS = [tuple(c / 255 for c in colour) for colour in EXPERT_COLOURS]
+#: Groups of a heat map at most; a table has them all.
+MOST_GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A figure with what it shows, in words, for those who cannot see it.
+
+    The page leaves out what it has as a table.
+    """
+    name: str
+    title: str
+    alt: str
+    figure: Figure
+    on_page: bool = True
+
+    def save(self, folder: Path) -> List[Path]:
+        """Write it as PNG and PDF."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f'{self.name}.{kind}' for kind in ('png', 'pdf')]
+        for path in paths:
+            self.figure.savefig(path, dpi=200, bbox_inches='tight')
+        return paths
+
+
+def illustrate(tables: dict, embeddings: Dict[str, Optional[Embedding]],
+               log: Optional[TrainingLog]) -> Dict[str, List[Illustration]]:
+    """All figures of a report, by MoE layer; ``''`` for the whole model."""
+    figures = {}
+    for name, table in tables['layers'].items():
+        rows = [r for r in tables['interventions'] if r['layer'] == name]
+        figures[name] = [
+            usage_figure(name, table),
+            *assignment_figures(name, table),
+            *interventions_figures(name, rows),
+        ]
+        if embeddings.get(name) is not None:
+            figures[name].append(embedding_figure(name, embeddings[name]))
+        if log is not None and name in log.importance:
+            figures[name].append(training_figure(name, log))
+    figures[''] = [] if log is None else list(_over_epochs(log))
+    return figures
+
+
+def usage_figure(name: str, table: dict) -> Illustration:
+    """Importance and share of each expert with their intervals."""
+    figure = Figure((6.4, 2.6), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    for axes, key, even in ((left, 'importance', 1 / table['experts']),
+                            (right, 'share',
+                             table['top_k'] / table['experts'])):
+        _bars(axes, table[key], table['intervals'][key])
+        axes.axhline(even, color='0.3', linewidth=1, linestyle='--')
+        axes.set(title=key, xlabel='expert', ylim=(0, None))
+    return Illustration(
+        f'{name}_usage', f'Importance and share: {name}',
+        f'Bars for each expert of {name}. ' + '; '.join(
+            f'expert {e}: importance {i:.2f}, share {s:.2f}'
+            for e, (i, s) in enumerate(
+                zip(table['importance'], table['share']))), figure)
+
+
+def assignment_figures(name: str, table: dict) -> Iterator[Illustration]:
+    """A heat map for each property of the objects."""
+    for by in ('size', 'level', 'class', 'supercategory'):
+        groups = {
+            group: row
+            for group, row in table['objects'].get(by, {}).items()
+            if row['count']
+        }
+        if not groups:
+            continue
+        shown = sorted(groups, key=lambda g: -groups[g]['count'])[:MOST_GROUPS]
+        shown = [group for group in groups if group in shown]
+        values = np.array([groups[group]['weight'] for group in shown]).T
+        figure = Figure((1.6 + 0.75 * len(shown), 1 + 0.4 * len(values)),
+                        layout='constrained')
+        axes = figure.subplots()
+        _heat(axes, values, [
+            f'{group}\n({groups[group]["count"]})' for group in shown
+        ])
+        leading = ', '.join(f'{group}: expert {values[:, i].argmax()}'
+                            for i, group in enumerate(shown))
+        yield Illustration(
+            f'{name}_{by}', f'Expert weight by {by}: {name}',
+            f'Heat map of the mean weight of each expert by {by}. Highest '
+            f'weight, {leading}.', figure, on_page=False)
+
+
+def interventions_figures(name: str,
+                          rows: Sequence[dict]) -> Iterator[Illustration]:
+    """What AP loses or gains, and AP over K'."""
+    keys = ('AP', 'AP_S', 'AP_M', 'AP_L')
+    changes = [row for row in rows if row['kind'] != 'top_k']
+    if changes:
+        labels = [
+            f'{row["value"]} alone' if row['kind'] == 'expert' else
+            f'without {row["value"]}' for row in changes
+        ]
+        figure = Figure((8, 1 + 0.28 * len(changes)), layout='constrained')
+        panels = figure.subplots(1, len(keys), sharey=True)
+        for axes, key in zip(panels, keys):
+            for y, row in enumerate(changes):
+                _dot(axes, row['difference'][key], y,
+                     COLOURS[row['value'] % len(COLOURS)],
+                     'o' if row['kind'] == 'expert' else 's')
+            axes.axvline(0, color='0.3', linewidth=1)
+            axes.set(title=key, xlabel='points')
+            axes.grid(axis='x', color='0.9')
+        panels[0].set(yticks=range(len(labels)), yticklabels=labels)
+        panels[0].invert_yaxis()
+        yield Illustration(
+            f'{name}_interventions',
+            f'Change of AP with experts alone, or without them: {name}',
+            'Change of AP in points. ' + '; '.join(
+                f'{label}: {100 * row["difference"]["AP"]["value"]:+.1f}'
+                for label, row in zip(labels, changes)
+                if row['difference']['AP']['value'] is not None), figure)
+    curve = [row for row in rows if row['kind'] == 'top_k']
+    if curve:
+        figure = Figure((4.2, 2.8), layout='constrained')
+        axes = figure.subplots()
+        x = [row['value'] for row in curve]
+        for key, marker in zip(keys, 'osv^'):
+            values = np.array([
+                np.nan if row['ap'][key]['value'] is None else 100 *
+                row['ap'][key]['value'] for row in curve
+            ])
+            if not np.isnan(values).all():
+                axes.plot(x, values, marker=marker, label=key)
+        trained = [row['value'] for row in curve if row['as_trained']]
+        for value in trained:
+            axes.axvline(value, color='0.7', linestyle='--', linewidth=1)
+        axes.set(xlabel="K', experts per sample", ylabel='AP, %', xticks=x)
+        axes.legend(fontsize='small')
+        yield Illustration(
+            f'{name}_top_k', f"AP over K', trained with K = "
+            f'{", ".join(map(str, trained))}: {name}',
+            'AP for each number of experts. ' + '; '.join(
+                f"K' = {row['value']}: {100 * row['ap']['AP']['value']:.1f}"
+                for row in curve if row['ap']['AP']['value'] is not None),
+            figure)
+
+
+def embedding_figure(name: str, embedding: Embedding) -> Illustration:
+    """The gate logits in two dimensions, coloured in several ways."""
+    figure = Figure((4 * len(embedding.groups), 3.6), layout='constrained')
+    panels = np.atleast_1d(figure.subplots(1, len(embedding.groups)))
+    for axes, (by, (group, names)) in zip(panels, embedding.groups.items()):
+        for index in np.unique(group)[:10]:
+            here = group == index
+            axes.scatter(
+                *embedding.points[here].T, s=8, label=names[index], alpha=0.7,
+                color=f'C{index % 10}', linewidths=0)
+        axes.set(title=f'by {by}', xticks=[], yticks=[])
+        axes.legend(fontsize='x-small', markerscale=2)
+    return Illustration(
+        f'{name}_logits', f'Gate logits, {embedding.method}: {name}',
+        f'{len(embedding.points)} decisions of {name} in two dimensions by '
+        f'{embedding.method}, coloured by ' + ', '.join(embedding.groups) +
+        ' of the objects under them. The tables of mutual information say '
+        'the same in numbers.', figure)
+
+
+def training_figure(name: str, log: TrainingLog) -> Illustration:
+    """Importance of each expert over the training."""
+    steps, importance = log.importance[name]
+    figure = Figure((6.4, 2.6), layout='constrained')
+    axes = figure.subplots()
+    for e, values in enumerate(importance.T):
+        axes.plot(steps, values, color=COLOURS[e % len(COLOURS)],
+                  label=f'expert {e}', linewidth=1)
+    axes.set(xlabel='iteration', ylabel='importance', ylim=(0, None))
+    if importance.shape[1] <= 8:
+        axes.legend(fontsize='x-small', ncols=4)
+    last = ', '.join(f'{e}: {x:.2f}' for e, x in enumerate(importance[-1]))
+    return Illustration(
+        f'{name}_training', f'Importance in training: {name}',
+        f'Lines of the importance of each expert over {len(steps)} logged '
+        f'steps; at the end expert {last}.', figure)
+
+
+def comparison_figure(runs: Sequence[dict]) -> Illustration:
+    """AP over how evenly the experts are used, a point per run and layer."""
+    figure = Figure((6, 3.6), layout='constrained')
+    axes = figure.subplots()
+    words = []
+    for i, run in enumerate(runs):
+        ap = run['ap']['AP']['value']
+        if ap is None:
+            continue
+        words.append(f'{run["name"]}: AP {100 * ap:.1f}')
+        if not run['layers']:
+            axes.axhline(100 * ap, color=f'C{i % 10}', linestyle='--',
+                         label=run['name'])
+        points = [(layer['importance_cv'], 100 * ap)
+                  for layer in run['layers'].values()]
+        if points:
+            axes.scatter(*zip(*points), color=f'C{i % 10}',
+                         label=run['name'])
+    axes.set(xlabel='CV of importance (0: all experts alike)',
+             ylabel='AP, %')
+    axes.legend(fontsize='small')
+    return Illustration(
+        'tradeoff', 'AP over utilisation',
+        'AP over the coefficient of variation of the importance. ' +
+        '; '.join(words), figure)
+
+
+def _over_epochs(log: TrainingLog) -> Iterator[Illustration]:
+    """Mean weight of the objects of each size at each validation."""
+    for name, (epochs, weights) in log.sizes.items():
+        if len(epochs) < 2:
+            continue
+        figure = Figure((8, 2.6), layout='constrained')
+        panels = figure.subplots(1, len(SIZES), sharey=True)
+        for s, axes in enumerate(panels):
+            for e in range(weights.shape[1]):
+                axes.plot(epochs, weights[:, e, s], marker='.',
+                          color=COLOURS[e % len(COLOURS)],
+                          label=f'expert {e}')
+            axes.set(title=SIZES[s], xlabel='epoch', ylim=(0, 1))
+        panels[0].set(ylabel='mean weight')
+        if weights.shape[1] <= 8:
+            panels[-1].legend(fontsize='x-small')
+        yield Illustration(
+            f'{name}_sizes_training', f'Expert weight by size over the '
+            f'training: {name}',
+            f'Mean weight of each {name} expert for small, medium and large '
+            f'objects at {len(epochs)} validations.', figure)
+
+
+def _bars(axes: Axes, values: Sequence[float],
+          intervals: Sequence[Optional[dict]]) -> None:
+    for e, (value, range_) in enumerate(zip(values, intervals)):
+        axes.bar(e, value, color=COLOURS[e % len(COLOURS)])
+        if range_ is not None:
+            axes.vlines(e, range_['low'], range_['high'], color='k')
+    if len(values) <= 16:
+        axes.set_xticks(range(len(values)))
+
+
+def _dot(axes: Axes, figure: dict, y: int, colour, marker: str) -> None:
+    if figure['value'] is None:
+        return
+    if figure['interval'] is not None:
+        axes.hlines(y, 100 * figure['interval']['low'],
+                    100 * figure['interval']['high'], color=colour)
+    axes.plot(100 * figure['value'], y, marker=marker, color=colour,
+              markeredgecolor='k', markeredgewidth=0.5)
+
+
+def _heat(axes: Axes, values: np.ndarray, groups: Sequence[str]) -> None:
+    axes.imshow(values, vmin=0, vmax=1, cmap='Blues', aspect='auto')
+    for (e, g), value in np.ndenumerate(values):
+        axes.text(g, e, f'{100 * value:.0f}', ha='center', va='center',
+                  color='w' if value > 0.6 else 'k', fontsize='small')
+    axes.set(xticks=range(len(groups)), yticks=range(len(values)),
+             ylabel='expert')
+    axes.set_xticklabels(groups, fontsize='small')

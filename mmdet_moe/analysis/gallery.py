@@ -1,0 +1,183 @@
+"""Pictures for the page: test pictures with their boxes, crops of objects."""
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+import cv2
+import mmcv
+import numpy as np
+
+from mmdet_moe.evaluation.assignment_table import SIZES
+
+from .records import Records, Things
+
+#: Longest side of a picture on the page, and height of a crop, in pixels.
+LONGEST, CROP = 640, 72
+#: Bytes of pictures on a page at most; the page has some more in it.
+BUDGET = 14_000_000
+CROPS = 6
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object or detection on a picture of the page."""
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+    size: str
+    level: int
+    score: float
+    #: By layer: leading expert, its weight; None without a level.
+    experts: Dict[str, Tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of the page.
+
+    ``weights`` has by layer for each map the experts with a weight, highest
+    first, or, where it was decided patch by patch, ``patches`` the leading
+    experts (G, G).
+    """
+    name: str
+    url: str
+    width: int
+    height: int
+    boxes: List[Box]
+    weights: Dict[str, List[List[Tuple[int, float]]]]
+    patches: Dict[str, List[List[List[int]]]]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """An object, and what an expert weighs it with."""
+    url: str
+    label: str
+    size: str
+    level: int
+    weight: float
+    name: str
+
+
+def gallery(records: Records, number: int, score_thr: float) -> List[Shown]:
+    """Evenly spaced test pictures, as many as fit."""
+    total = len(records.pictures)
+    chosen = np.unique(
+        np.linspace(0, total - 1, min(number, total)).round().astype(int))
+    shown, size = [], 0
+    for i in chosen:
+        picture = records.pictures[i]
+        image = mmcv.imread(picture.path, channel_order='rgb')
+        zoom = min(1.0, LONGEST / max(image.shape[:2]))
+        url = _data_url(
+            cv2.resize(image, None, fx=zoom, fy=zoom,
+                       interpolation=cv2.INTER_AREA))
+        size += len(url)
+        if size > BUDGET:
+            break
+        boxes = []
+        for kind, things in (('object', records.objects),
+                             ('detection', records.detections)):
+            here = things[(things.picture == i)
+                          & (things.score >= score_thr)]
+            boxes += _boxes(kind, records, here, zoom)
+        weights, patches = {}, {}
+        for name, layer in records.layers.items():
+            maps = layer.weights[i]  # (L, P, E)
+            if layer.cells == 1:
+                weights[name] = [_highest(m[0]) for m in maps]
+            else:
+                patches[name] = maps.argmax(axis=-1).reshape(
+                    len(maps), layer.cells, layer.cells).tolist()
+        shown.append(
+            Shown(
+                Path(picture.path).name, url, round(zoom * picture.width),
+                round(zoom * picture.height), boxes, weights, patches))
+    return shown
+
+
+def extremes(records: Records, layer: str,
+             rng: np.random.Generator) -> List[Dict[str, List[Crop]]]:
+    """For each expert the objects that it weighs ``most`` and ``least``.
+
+    One of a picture at most; between equal weights chance decides.
+    """
+    things = records.objects[records.located(layer, records.objects)]
+    if len(things) == 0:
+        return []
+    weights = records.assignment(layer, things).weights
+    return [
+        {
+            which: [
+                _crop(records, things, j, weights[j, e])
+                for j in _first_of_each_picture(things, sign * weights[:, e],
+                                                rng)
+            ]
+            for which, sign in (('most', -1), ('least', 1))
+        } for e in range(weights.shape[1])
+    ]
+
+
+def _first_of_each_picture(things: Things, key: np.ndarray,
+                           rng: np.random.Generator) -> List[int]:
+    chosen, seen = [], set()
+    for j in np.lexsort((rng.random(len(key)), key)):
+        if things.picture[j] not in seen:
+            seen.add(things.picture[j])
+            chosen.append(int(j))
+        if len(chosen) == CROPS:
+            break
+    return chosen
+
+
+def _boxes(kind: str, records: Records, things: Things,
+           zoom: float) -> List[Box]:
+    experts = [{} for _ in range(len(things))]
+    for name in records.layers:
+        located = records.located(name, things).nonzero()[0]
+        weights = records.assignment(name, things[located]).weights
+        for j, w in zip(located, weights):
+            experts[j][name] = int(w.argmax()), float(w.max())
+    return [
+        Box(
+            kind, *np.round(zoom * things.box[j, :2], 1).tolist(),
+            *np.round(zoom * (things.box[j, 2:] - things.box[j, :2]),
+                      1).tolist(), records.classes[things.label[j]],
+            SIZES[things.size[j]], int(things.level[j]),
+            float(things.score[j]), experts[j]) for j in range(len(things))
+    ]
+
+
+def _highest(weights: np.ndarray) -> List[Tuple[int, float]]:
+    order = np.argsort(-weights, kind='stable')
+    return [(int(e), float(weights[e])) for e in order if weights[e] > 0]
+
+
+def _crop(records: Records, things: Things, j: int, weight: float) -> Crop:
+    picture = records.pictures[things.picture[j]]
+    image = mmcv.imread(picture.path, channel_order='rgb')
+    x1, y1, x2, y2 = things.box[j]
+    # a margin of a fifth shows where the object is
+    dx, dy = 0.2 * (x2 - x1), 0.2 * (y2 - y1)
+    left, top = int(max(0, x1 - dx)), int(max(0, y1 - dy))
+    cut = image[top:max(top + 1, int(y2 + dy)),
+                left:max(left + 1, int(x2 + dx))]
+    zoom = CROP / cut.shape[0]
+    width = min(max(1, round(zoom * cut.shape[1])), 3 * CROP)
+    return Crop(
+        _data_url(cv2.resize(cut, (width, CROP),
+                             interpolation=cv2.INTER_AREA)),
+        records.classes[things.label[j]], SIZES[things.size[j]],
+        int(things.level[j]), float(weight), Path(picture.path).name)
+
+
+def _data_url(picture: Sequence) -> str:
+    ok, code = cv2.imencode('.jpg', picture[..., ::-1],
+                            [cv2.IMWRITE_JPEG_QUALITY, 80])
+    if not ok:
+        raise OSError('a picture could not be encoded as JPEG')
+    return 'data:image/jpeg;base64,' + base64.b64encode(code).decode()

@@ -1,0 +1,258 @@
+"""Records -> the numbers of the report: JSON-ready, None where there is none.
+
+Every figure that is a mean over pictures has a 95 % interval ``low``, ``high``
+by bootstrap over the pictures.
+"""
+from dataclasses import asdict, dataclass
+from typing import Dict, List, Optional
+
+import numpy as np
+
+from mmdet_moe.evaluation.assignment_table import (
+    SIZES,
+    assignment_table,
+    usage,
+)
+from mmdet_moe.layers.checks import check_int, fail
+
+from .average_precision import FIGURES, AveragePrecision
+from .information import (
+    Assignment,
+    expert_tells,
+    input_dependence,
+    level_tells,
+)
+from .records import LayerRecord, Records, Things
+from .resampling import bootstrap_counts, interval
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the numbers are made.
+
+    Attributes:
+        score_thr: Detections below this score are not in the tables.
+        resamples: Of the bootstrap.
+        permutations: Of the tests.
+        seed: Of both.
+
+    Raises:
+        ValueError: A value is not allowed.
+    """
+    score_thr: float = 0.3
+    resamples: int = 500
+    permutations: int = 999
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_int('resamples', self.resamples, 1)
+        check_int('permutations', self.permutations, 1)
+        check_int('seed', self.seed, 0)
+        if not 0 <= self.score_thr <= 1:
+            fail('score_thr', self.score_thr, 'between 0 and 1')
+
+
+def make_tables(records: Records, options: Options) -> dict:
+    """All numbers of the report.
+
+    Returns:
+        ``num_images``, ``num_objects``; ``ap``; ``layers``, by name, as
+        :func:`layer_tables` gives them; ``interventions``, a list.
+    """
+    rng = np.random.default_rng(options.seed)
+    counts = bootstrap_counts(
+        len(records.pictures), options.resamples, rng)
+    detected = records.detections
+    correct = detected[detected.true & (detected.score >= options.score_thr)]
+    base = _resampled(records.ap, counts)
+    return dict(
+        num_images=len(records.pictures),
+        num_objects=len(records.objects),
+        num_true_positives=len(correct),
+        options=asdict(options),
+        ap=_ap(base),
+        layers={
+            name: layer_tables(records, name, correct, counts, options)
+            for name in records.layers
+        },
+        interventions=_interventions(records, base, counts))
+
+
+def layer_tables(records: Records, name: str, correct: Things,
+                 counts: np.ndarray, options: Options) -> dict:
+    """The numbers of one MoE layer.
+
+    Returns:
+        ``experts``, ``top_k``, ``maps``; importance, share, their CV and
+        living experts, over all decisions; ``input_dependence``; ``objects``
+        and ``true_positives`` by size, level, class and supercategory;
+        ``specialisation``, what the expert tells of the objects.
+    """
+    layer = records.layers[name]
+    return dict(
+        experts=layer.experts,
+        top_k=layer.top_k,
+        maps=layer.weights.shape[1],
+        patches=layer.weights.shape[2],
+        **usage(layer.weights.reshape(-1, layer.experts)),
+        intervals=_usage_intervals(layer, counts),
+        input_dependence=_input_dependence(layer, counts),
+        objects=_by_group(records, name, records.objects, counts),
+        true_positives=_by_group(records, name, correct, counts),
+        specialisation=_specialisation(records, name, options))
+
+
+def groupings(records: Records, things: Things) -> Dict[str, tuple]:
+    """What things are grouped by: (group of each thing, names of groups)."""
+    by = {'size': (things.size, list(SIZES))}
+    if records.levels:
+        by['level'] = (things.level.astype(int),
+                       [f'level {i}' for i in range(records.levels)])
+    by['class'] = (things.label, records.classes)
+    if records.supercategories is not None and len(
+            set(records.supercategories)) > 1:
+        names = sorted(set(records.supercategories))
+        of_label = np.array(
+            [names.index(s) for s in records.supercategories])
+        by['supercategory'] = (of_label[things.label], names)
+    return by
+
+
+def _by_group(records: Records, name: str, things: Things,
+              counts: np.ndarray) -> dict:
+    located = records.located(name, things)
+    tables = dict(unassigned=int((~located).sum()))
+    things = things[located]
+    weights = records.assignment(name, things).weights
+    for by, (group, names) in groupings(records, things).items():
+        known = group >= 0  # without a level
+        table = assignment_table(weights[known], group[known],
+                                 dict(enumerate(names)))
+        ranges = _weight_intervals(weights[known], group[known], len(names),
+                                   things.picture[known], counts)
+        for row, range_ in zip(table.values(), ranges):
+            row['interval'] = range_ if row['count'] else None
+        tables[by] = table
+    return tables
+
+
+def _weight_intervals(weights: np.ndarray, group: np.ndarray, groups: int,
+                      picture: np.ndarray,
+                      counts: np.ndarray) -> List[List[Optional[dict]]]:
+    """Of the mean weight, for each group and expert."""
+    experts = weights.shape[1]
+    pictures = counts.shape[1]
+    sums = np.zeros((pictures, groups, experts + 1))
+    np.add.at(sums, (picture, group),
+              np.concatenate([weights, np.ones((len(weights), 1))], axis=1))
+    drawn = np.tensordot(counts.astype(float), sums, axes=1)
+    with np.errstate(invalid='ignore'):
+        means = drawn[..., :-1] / drawn[..., -1:]
+    return [[interval(means[:, g, e]) for e in range(experts)]
+            for g in range(groups)]
+
+
+def _usage_intervals(layer: LayerRecord, counts: np.ndarray) -> dict:
+    """Of importance, share, their CV and the number of living experts."""
+    per_picture = layer.weights.mean(axis=(1, 2))  # (I, E)
+    selected = (layer.weights > 0).mean(axis=(1, 2))
+    total = counts.sum(axis=1, keepdims=True)
+    importance, share = (counts @ x / total for x in (per_picture, selected))
+    result = {
+        key: [interval(x[:, e]) for e in range(layer.experts)]
+        for key, x in (('importance', importance), ('share', share))
+    }
+    for key, x in (('importance_cv', importance), ('share_cv', share)):
+        result[key] = interval(
+            x.std(axis=1, ddof=1) /
+            x.mean(axis=1) if layer.experts > 1 else np.zeros(len(x)))
+    return result
+
+
+def _input_dependence(layer: LayerRecord, counts: np.ndarray) -> dict:
+    """Bits, over all decisions and given the place, and the most possible."""
+    result = dict(most=float(np.log2(layer.experts)))
+    for key, given_place in (('all', False), ('given_place', True)):
+        bits, drawn = (
+            input_dependence(layer.weights, c, given_place=given_place)
+            for c in (None, counts))
+        result[key] = dict(bits=float(bits[0]), interval=interval(drawn))
+    return result
+
+
+def _specialisation(records: Records, name: str,
+                    options: Options) -> List[dict]:
+    """A row for each question: does the expert tell size, level, class?"""
+    things = records.objects[records.located(name, records.objects)]
+    rng = np.random.default_rng(options.seed)
+    rows = []
+    for by, (group, names) in groupings(records, things).items():
+        for given_level in (False, True):
+            if given_level and (by == 'level' or not records.levels):
+                continue
+            known = group >= 0
+            if given_level:
+                known &= things.level >= 0
+            if known.any():
+                rows.append(
+                    _row(
+                        records.assignment(name, things[known]), group[known],
+                        len(names), by, given_level, rng, options))
+    return rows
+
+
+def _row(assignment: Assignment, group: np.ndarray, groups: int, of: str,
+         given_level: bool, rng: np.random.Generator,
+         options: Options) -> dict:
+    tells = expert_tells(
+        assignment,
+        group,
+        groups,
+        rng,
+        given_level=given_level,
+        permutations=options.permutations)
+    return dict(
+        of=of,
+        given_level=given_level,
+        objects=len(assignment),
+        **asdict(tells),
+        by_level_only=None if given_level or of == 'level' else level_tells(
+            assignment, group, groups))
+
+
+def _resampled(ap: AveragePrecision,
+               counts: np.ndarray) -> Dict[str, np.ndarray]:
+    """Each figure, of the pictures themselves and then of each resample."""
+    rows = [ap()] + [ap(c) for c in counts]
+    return {name: np.array([row[name] for row in rows]) for name in FIGURES}
+
+
+def _ap(figures: Dict[str, np.ndarray]) -> Dict[str, dict]:
+    return {
+        name: dict(value=_number(x[0]), interval=interval(x[1:]))
+        for name, x in figures.items()
+    }
+
+
+def _interventions(records: Records, base: Dict[str, np.ndarray],
+                   counts: np.ndarray) -> List[dict]:
+    """AP under each, and the difference to the model as it is.
+
+    Both are of the same resample, so that the interval is of the difference.
+    """
+    rows = []
+    for intervention, ap in records.interventions.items():
+        figures = base if ap is records.ap else _resampled(ap, counts)
+        rows.append(
+            dict(
+                **asdict(intervention),
+                as_trained=ap is records.ap,
+                ap=_ap(figures),
+                difference=_ap(
+                    {name: figures[name] - base[name]
+                     for name in FIGURES})))
+    return rows
+
+
+def _number(x: float) -> Optional[float]:
+    return None if np.isnan(x) else float(x)

@@ -1,0 +1,142 @@
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmdet_moe.analysis.average_precision import FIGURES, AveragePrecision
+
+
+def dataset(pictures=12, seed=0):
+    """Objects of all sizes; detections near them, beside them, and missing."""
+    rng = np.random.default_rng(seed)
+    images, annotations, detections = [], [], []
+    for i in range(pictures):
+        images.append(dict(id=10 * i + 3, width=300, height=300))
+        found = []
+        for _ in range(rng.integers(0, 6)):
+            x, y = rng.uniform(0, 150, 2)
+            w, h = rng.choice([15, 60, 140], 2) + rng.uniform(0, 9, 2)
+            category = int(rng.integers(1, 3))
+            annotations.append(
+                dict(id=len(annotations) + 1, image_id=10 * i + 3,
+                     category_id=category, bbox=[x, y, w, h], area=w * h,
+                     iscrowd=int(rng.random() < 0.1)))
+            for shift in rng.choice([0.5, 4, 40], rng.integers(0, 3)):
+                dx, dy = shift * rng.standard_normal(2)
+                found.append([x + dx, y + dy, x + w + dx, y + h, category - 1,
+                              rng.random()])
+        rows = np.array(found).reshape(-1, 6)
+        detections.append(dict(bboxes=rows[:, :4], labels=rows[:, 4].astype(
+            int), scores=rows[:, 5]))
+    # 'none' has no object
+    categories = [dict(id=i + 1, name=n) for i, n in enumerate(
+        ('a', 'b', 'none'))]
+    return dict(images=images, annotations=annotations,
+                categories=categories), detections
+
+
+def coco_of(content, tmp_path):
+    path = tmp_path / 'annotations.json'
+    path.write_text(json.dumps(content))
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))
+
+
+def reference(coco, img_ids, detections):
+    """The six figures by COCOeval itself."""
+    results = [
+        dict(image_id=i, category_id=int(c) + 1, score=float(s),
+             bbox=[b[0], b[1], b[2] - b[0], b[3] - b[1]])
+        for i, found in zip(img_ids, detections) for b, c, s in zip(
+            found['bboxes'].tolist(), found['labels'], found['scores'])
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(coco, coco.loadRes(results), 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[:6]
+
+
+def ap_of(coco, img_ids, detections, batch=5):
+    ap = AveragePrecision(coco, [1, 2, 3], img_ids)
+    for i in range(0, len(img_ids), batch):
+        ap.add(img_ids[i:i + batch], detections[i:i + batch])
+    return ap
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_it_is_coco_s(tmp_path, seed):
+    content, detections = dataset(seed=seed)
+    coco = coco_of(content, tmp_path)
+    img_ids = [i['id'] for i in content['images']]
+    # the order in which pictures come does not matter
+    order = np.random.default_rng(seed).permutation(len(img_ids))
+    ap = ap_of(coco, [img_ids[i] for i in order],
+               [detections[i] for i in order])
+    figures = ap()
+    assert list(figures.values()) == pytest.approx(
+        reference(coco, img_ids, detections).tolist(), abs=1e-12)
+    assert set(figures) == set(FIGURES)
+
+
+def test_a_resample_is_a_dataset_with_pictures_repeated(tmp_path):
+    content, detections = dataset()
+    img_ids = [i['id'] for i in content['images']]
+    counts = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12))
+    resampled = ap_of(coco_of(content, tmp_path), img_ids, detections)(counts)
+    repeated = dict(content, images=[], annotations=[])
+    found = []
+    for i, times in enumerate(counts):
+        for _ in range(times):
+            number = len(repeated['images']) + 1
+            repeated['images'].append(dict(content['images'][i], id=number))
+            repeated['annotations'] += [
+                dict(a, image_id=number,
+                     id=len(repeated['annotations']) + 1 + k)
+                for k, a in enumerate(
+                    a for a in content['annotations']
+                    if a['image_id'] == img_ids[i])
+            ]
+            found.append(detections[i])
+    expected = reference(
+        coco_of(repeated, tmp_path), range(1, len(found) + 1), found)
+    assert list(resampled.values()) == pytest.approx(
+        expected.tolist(), abs=1e-12)
+
+
+def test_true_positives(tmp_path):
+    content = dict(
+        images=[dict(id=1, width=99, height=99)],
+        annotations=[
+            dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 10, 10],
+                 area=100, iscrowd=0)
+        ],
+        categories=[dict(id=1, name='a'), dict(id=2, name='b'),
+                    dict(id=3, name='c')])
+    found = dict(
+        bboxes=np.array([[50., 50, 60, 60], [0, 0, 10, 9], [0, 0, 10, 10],
+                         [0, 0, 10, 10]]),
+        scores=np.array([0.9, 0.8, 0.7, 0.6]),
+        labels=np.array([0, 0, 0, 1]))
+    ap = AveragePrecision(coco_of(content, tmp_path), [1, 2, 3], [1])
+    # of two that match, the better score takes the object; class b has none
+    assert ap.add([1], [found])[0].tolist() == [False, True, False, False]
+    figures = ap()
+    assert figures['AP50'] == pytest.approx(0.5)  # second of the ranking
+    assert np.isnan(figures['AP_L'])
+
+
+def test_nothing_detected_and_nothing_there(tmp_path):
+    content, _ = dataset()
+    img_ids = [i['id'] for i in content['images']]
+    nothing = [dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0),
+                    labels=np.zeros(0, int))] * len(img_ids)
+    coco = coco_of(content, tmp_path)
+    assert ap_of(coco, img_ids, nothing)()['AP'] == 0
+    empty = coco_of(dict(content, annotations=[]), tmp_path)
+    assert np.isnan(ap_of(empty, img_ids, nothing)()['AP'])

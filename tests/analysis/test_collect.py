@@ -1,0 +1,158 @@
+"""The real detector: what is kept, and what interventions give."""
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from pycocotools.coco import COCO
+from torch import nn
+
+from mmdet_moe.analysis.collect import Collector
+from mmdet_moe.analysis.interventions import Intervention, plan
+from mmdet_moe.layers import MoELayer, forced, moe_layers
+
+MOE = dict(num_experts=3, top_k=2)
+
+
+def build(load_config, **parts):
+    model = load_config('retinanet_moe_fpn_shapes').model
+    for name, options in parts.items():
+        model[name].update(options)
+    model.test_cfg.score_thr = 0.0
+    detector = MODELS.build(model)
+    detector.init_weights()
+    # what is detected, and by whom, should depend on the picture
+    for layer in moe_layers(detector).values():
+        nn.init.normal_(layer.gate.weight, std=3)
+    return detector.eval()
+
+
+def batch(pictures=2):
+    torch.manual_seed(1)
+    data = demo_mm_inputs(pictures, [[3, 96, 128]] * pictures, num_classes=5,
+                          num_items=[4] * pictures, use_box_type=False)
+    for i, sample in enumerate(data['data_samples']):
+        sample.set_metainfo(dict(img_id=i + 1, img_path=f'{i}.jpg'))
+    return data
+
+
+def annotations(data):
+    coco = COCO()
+    coco.dataset = dict(
+        images=[dict(id=s.img_id, width=128, height=96)
+                for s in data['data_samples']],
+        categories=[dict(id=c + 1, name=f'class {c}') for c in range(5)],
+        annotations=[
+            dict(id=100 * s.img_id + i, image_id=s.img_id,
+                 category_id=int(label) + 1, iscrowd=0,
+                 bbox=[float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                 area=float((x2 - x1) * (y2 - y1)))
+            for s in data['data_samples']
+            for i, ((x1, y1, x2, y2), label) in enumerate(
+                zip(s.gt_instances.bboxes, s.gt_instances.labels))
+        ])
+    coco.createIndex()
+    return coco
+
+
+class Kept:
+    """In the place of an AveragePrecision: the detections themselves."""
+
+    def __init__(self):
+        self.found = None
+
+    def add(self, img_ids, detections):
+        self.found = detections
+        return [np.zeros(len(d['scores']), bool) for d in detections]
+
+
+def collector(detector, data, interventions=(), lines=None):
+    return Collector(
+        detector, annotations(data), [f'class {c}' for c in range(5)],
+        [s.img_id for s in data['data_samples']], interventions,
+        io.StringIO() if lines is None else lines)
+
+
+@pytest.mark.parametrize('parts', [
+    dict(bbox_head=dict(moe=MOE)),
+    dict(bbox_head=dict(moe=MOE, moe_at='every', moe_in='reg')),
+    dict(bbox_head=dict(moe=MOE, shared_gate=True)),
+    dict(bbox_head=dict(moe=dict(MOE, scope=dict(type='PatchScope')),
+                        norm_cfg=None, moe_in='cls')),
+    dict(bbox_head=dict(moe=MOE, moe_in='cls'),
+         neck=dict(type='MoEFPN', moe=MOE, moe_in='lateral')),
+], ids=lambda parts: str(parts)[:60])
+def test_interventions_are_what_separate_runs_give(load_config, parts):
+    detector = build(load_config, **parts)
+    layers = moe_layers(detector)
+    chosen = [i for i in plan(layers) if i.value < 2 or i.kind == 'top_k']
+    run = collector(detector, batch(), chosen)
+    run.ap = as_it_is = Kept()
+    for i in run.interventions:
+        if run.interventions[i] is not None:
+            run.interventions[i] = Kept()
+    features = []
+    detector.backbone.register_forward_hook(lambda *_: features.append(1))
+    run.process(batch())
+    before = sum(i.layer.startswith('neck') for i in chosen)
+    assert len(features) == 1 + before
+    changed = 0
+    for i, kept in run.interventions.items():
+        with forced(detector, layers=i.layer, **{i.kind: i.value}):
+            separate = detector.test_step(batch())
+        for ours, sample, usual in zip(kept.found, separate, as_it_is.found):
+            found = sample.pred_instances
+            # not to the last bit: a convolution may round in another way
+            # if there are more samples in a batch
+            assert ours['scores'] == pytest.approx(
+                found.scores.numpy(), rel=1e-4)
+            assert ours['bboxes'] == pytest.approx(
+                found.bboxes.numpy(), abs=1e-3)
+            changed += any(ours[key] != pytest.approx(usual[key], rel=1e-3)
+                           for key in ('scores', 'bboxes'))
+    assert changed > len(chosen) / 2  # it is not the same run again and again
+    assert 'extract_feat' not in vars(detector)
+    assert all(layer.forcing is None for layer in layers.values())
+
+
+def test_what_is_kept_of_the_pictures(load_config):
+    detector = build(
+        load_config, bbox_head=dict(moe=MOE, moe_in='reg'),
+        neck=dict(type='MoEFPN', moe=MOE, moe_in='output'))
+    data, lines = batch(), io.StringIO()
+    reference = detector.test_step(batch())
+    run = collector(detector, data, lines=lines)
+    run.process(data)
+    records = run.records()
+    head = records.layers['bbox_head.reg_subnet']
+    assert head.weights.shape == (2, 5, 1, 3)
+    for b, sample in enumerate(reference):
+        assert head.weights[b, :, 0] == pytest.approx(
+            sample.expert_weights.reg.numpy())
+        mine = records.objects[records.objects.picture == b]
+        assert mine.level.tolist() == sample.gt_instances.level_ids.tolist()
+        found = records.detections[records.detections.picture == b]
+        weights = records.assignment('bbox_head.reg_subnet', found).weights
+        assert weights == pytest.approx(
+            sample.pred_instances.reg_expert_weights.numpy())
+    # a convolution of the neck sees one map, so all objects are under it
+    neck = records.layers['neck.fpn_convs.0.conv']
+    assert neck.weights.shape == (2, 1, 1, 3)
+    weights = records.assignment('neck.fpn_convs.0.conv',
+                                 records.objects).weights
+    assert (weights == neck.weights[records.objects.picture, 0, 0]).all()
+    rows = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert len(rows) == len(records.objects) == 8
+    assert rows[0]['weights']['neck.fpn_convs.0.conv'] == pytest.approx(
+        weights[0].tolist())
+
+
+def test_the_plan():
+    layers = dict(a=MoELayer(lambda: nn.Conv2d(1, 1, 1), 1, **MOE))
+    assert [(i.kind, i.value) for i in plan(layers)] == [
+        ('expert', 0), ('expert', 1), ('expert', 2), ('drop', 0), ('drop', 1),
+        ('drop', 2), ('top_k', 1), ('top_k', 2), ('top_k', 3)]
+    assert plan(layers)[0] == Intervention('a', 'expert', 0)
