@@ -168,23 +168,26 @@ class _Curve:
         self.objects = objects
         self.place = detections['place']
         # (IoU thresholds, detections)
-        self.hits, self.misses = ((detections[key] & BITS[:, None]) > 0
-                                  for key in ('hits', 'misses'))
+        hits, self.misses = ((detections[key] & BITS[:, None]) > 0
+                             for key in ('hits', 'misses'))
+        self.hits = [row.nonzero()[0] for row in hits]
 
     def precision(self, weight: np.ndarray) -> np.ndarray:
-        """Mean precision over 101 recalls, (IoU thresholds,); weight (I,)."""
+        """Mean precision over 101 recalls, (IoU thresholds,); weight (I,).
+
+        The arithmetic is COCOeval's, at the hits only: recall grows there,
+        and between two of them precision falls.
+        """
         total = weight[self.objects['place']] @ self.objects['number']
         if total == 0:
             return np.full(len(IOUS), np.nan)
         times = weight[self.place]
-        hits = np.cumsum(self.hits * times, axis=1)
-        misses = np.cumsum(self.misses * times, axis=1)
-        # The arithmetic is COCOeval's.
-        precision = hits / (hits + misses + np.spacing(1))
-        envelope = np.maximum.accumulate(
-            precision[:, ::-1], axis=1)[:, ::-1]
         means = np.zeros(len(IOUS))
-        for t, recall in enumerate(hits / total):
-            at = np.searchsorted(recall, RECALLS, side='left')
-            means[t] = envelope[t, at[at < len(recall)]].sum() / len(RECALLS)
+        for t, at in enumerate(self.hits):
+            hits = np.cumsum(times[at])
+            misses = np.cumsum(times * self.misses[t])[at]
+            precision = hits / (hits + misses + np.spacing(1))
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]
+            first = np.searchsorted(hits / total, RECALLS, side='left')
+            means[t] = envelope[first[first < len(at)]].sum() / len(RECALLS)
         return means

@@ -1,0 +1,82 @@
+"""Interventions on kept features, and as separate runs: time and AP.
+
+    python benchmarks/interventions.py CONFIG CHECKPOINT [--cfg-options ...]
+
+Every expert of the head forced and dropped, and K' = 1..E. Once as the report
+does it, backbone, neck and experts computed once for each batch; once as a
+test run for each of them, in one process with the model loaded and the data
+checked, so that only loading pictures, the detector and CocoMetric are
+counted. Both include the model as it is. Printed are the seconds of both, their
+ratio, and the largest difference of AP, which CocoMetric gives to three
+decimals.
+"""
+import argparse
+import io
+import time
+from collections import defaultdict
+
+from mmdet.evaluation import CocoMetric
+from mmengine.logging import MMLogger
+
+from mmdet_moe.analysis.average_precision import FIGURES
+from mmdet_moe.analysis.collect import collect
+from mmdet_moe.analysis.comparison import METRIC
+from mmdet_moe.analysis.interventions import before_the_head, plan
+from mmdet_moe.launch import add_arguments, build_runner, load_config
+from mmdet_moe.layers import forced, moe_layers
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    add_arguments(parser, launcher=False)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, work_dir=args.work_dir,
+                      cfg_options=args.cfg_options,
+                      checkpoint=args.checkpoint)
+    runner = build_runner(cfg, ('test', ))
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    metrics = runner.test_evaluator.metrics
+    metrics[:] = [m for m in metrics if isinstance(m, CocoMetric)]
+    coco = metrics[0]._coco_api
+    chosen = [i for i in plan(moe_layers(runner.model))
+              if not before_the_head(i.layer)]
+    MMLogger.get_current_instance().setLevel('WARNING')
+    runner.test_loop.run()  # once, so that neither has the first run
+
+    start = time.perf_counter()
+    records = collect(runner, coco, chosen, io.StringIO())
+    ours = {i: ap() for i, ap in records.interventions.items()}
+    ours[None] = records.ap()
+    kept = time.perf_counter() - start
+
+    start = time.perf_counter()
+    tested = {None: runner.test_loop.run()}
+    for i in chosen:
+        if i.kind != 'top_k' or i.value != records.layers[i.layer].top_k:
+            with forced(runner.model, layers=i.layer, **{i.kind: i.value}):
+                tested[i] = runner.test_loop.run()
+    separate = time.perf_counter() - start
+
+    differences = defaultdict(float)
+    for i, figures in tested.items():
+        for name in FIGURES:
+            value = figures[METRIC[name]]
+            if value >= 0:
+                differences[name] = max(differences[name],
+                                        abs(round(ours[i][name], 3) - value))
+    print(f'\n{len(tested)} runs over {len(records.pictures)} pictures: '
+          f'{kept:.1f} s on kept features, {separate:.1f} s as separate runs, '
+          f'ratio {separate / kept:.2f}')
+    print('largest difference: ' + ', '.join(
+        f'{name} {x:.3f}' for name, x in differences.items()))
+
+
+if __name__ == '__main__':
+    main()
