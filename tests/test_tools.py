@@ -225,7 +225,7 @@ def test_comparison(report, trained, shapes, tmp_path):
 
 
 def test_report_on_data_with_gaps(trained, shapes, tmp_path):
-    """Large circles only; a log that was cut off."""
+    """Large circles only; a log that was cut off; decisions by patch."""
     work_dir, _ = trained
     root = tmp_path / 'shapes'
     shutil.copytree(shapes, root)
@@ -246,12 +246,17 @@ def test_report_on_data_with_gaps(trained, shapes, tmp_path):
         ann_file.write_text(json.dumps(dict(content,
                                             annotations=annotations)))
         tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path, *FEW, '--log',
-             log, '--no-interventions', *on(root))
+             log, '--no-interventions',
+             *on(root, 'model.bbox_head.moe.scope.type=PatchScope',
+                 'model.bbox_head.norm_cfg=None'))
         numbers = json.loads((tmp_path / 'report.json').read_text(),
                              parse_constant=no_constants)
         notes = ' '.join(numbers['notes'])
         assert message in notes and 'is cut off or broken' in notes
         assert numbers['ap']['AP_S']['value'] is None
+        page = (tmp_path / 'report.html').read_text()
+        assert page.count('Leading expert of each patch of') == 3 * 2
+        assert message in page
 
 
 def test_report_needs_experts(trained, shapes, tmp_path):

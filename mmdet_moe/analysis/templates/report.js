@@ -9,7 +9,7 @@
     let boxes = 0, shown = 0;
     for (const picture of pictures) {
       let here = 0;
-      for (const box of picture.querySelectorAll('rect.box')) {
+      for (const box of picture.querySelectorAll('.box')) {
         const data = box.dataset;
         const expert = data.experts.split(',')[wanted.layer];
         const fits = data.kind === wanted.kind
@@ -18,7 +18,9 @@
           && (!wanted.label || data.label === wanted.label)
           && (!wanted.level || data.level === wanted.level);
         box.toggleAttribute('hidden', !fits);
-        box.setAttribute('stroke', expert === '' ? '#fff' : colours[expert % colours.length]);
+        box.querySelector('rect').setAttribute(
+          'stroke', expert === '' ? '#fff' : colours[expert % colours.length]);
+        box.querySelector('text').textContent = expert;
         here += fits;
       }
       const filtered = wanted.expert || wanted.size || wanted.label || wanted.level;
