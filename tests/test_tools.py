@@ -215,7 +215,12 @@ def test_comparison(report, trained, shapes, tmp_path):
     page = (tmp_path / 'page' / 'comparison.html').read_text()
     assert 'bbox_head.cls_subnet' in page and 'http' not in page
     assert (tmp_path / 'page' / 'figures' / 'tradeoff.pdf').exists()
+    other = tmp_path / 'other.json'
+    other.write_text(json.dumps(dict(
+        json.loads((report / 'report.json').read_text()), num_images=9)))
     for wrong, message in (([dense, dense], 'two runs have the name'),
+                           ([f'a={report / "report.json"}', f'b={other}'],
+                            'num_images=8 and b 9: they were tested on diff'),
                            ([tmp_path / 'none.json'], 'none.json does not'),
                            ([ROOT / 'setup.cfg'], 'setup.cfg is not valid'),
                            ([next(shapes.rglob('*_val.json'))], 'neither')):

@@ -61,12 +61,23 @@ def compare(runs: Sequence[dict], out: Path) -> str:
     Args:
         runs: As :func:`read_run` gives them.
         out: The page; its figure goes to ``figures/`` beside it.
+
+    Raises:
+        DataError: Two runs have one name, or they are of different pictures.
     """
     names = [run['name'] for run in runs]
     for name in names:
         if names.count(name) > 1:
             raise DataError(f'two runs have the name {name!r}; give names as '
                             'NAME=FILE')
+    reports = [run for run in runs if run['layers']]
+    for run in reports[1:]:
+        for key in ('num_images', 'num_objects'):
+            if run[key] != reports[0][key]:
+                raise DataError(
+                    f'{reports[0]["name"]} has {key}={reports[0][key]} and '
+                    f'{run["name"]} {run[key]}: they were tested on different '
+                    'pictures, so their figures cannot be compared')
     figure = comparison_figure(runs)
     figure.save(out.parent / 'figures')
     rows = [row for run in runs for row in _rows(run)]

@@ -7,6 +7,8 @@ from typing import List, Optional, Sequence
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
+from mmdet.datasets import CocoDataset
+from mmengine.fileio import get_local_path
 from mmengine.runner import CheckpointLoader, Runner
 from pycocotools.coco import COCO
 from terminaltables import AsciiTable
@@ -45,7 +47,7 @@ def write_report(runner: Runner,
     object with the weights of its experts.
 
     Args:
-        runner: With a checkpoint to load, and a CocoMetric.
+        runner: With a checkpoint to load and a test set in COCO format.
         options: How the numbers are made; the defaults if None.
         interventions: Whether experts are forced and dropped.
         pictures: How many test pictures are shown, if they fit.
@@ -57,7 +59,8 @@ def write_report(runner: Runner,
         The page.
 
     Raises:
-        ValueError: The model has no MoE layer, or there is no CocoMetric.
+        ValueError: The model has no MoE layer, or the test set is no
+            CocoDataset.
         DataError: The checkpoint is not one of this model.
     """
     options = Options() if options is None else options
@@ -67,10 +70,10 @@ def write_report(runner: Runner,
         raise ConfigError(
             f'{runner.cfg.filename}: the model has no MoE layer, so there is '
             'nothing to report; test it with tools/test.py')
-    _check_checkpoint(runner.cfg.load_from, runner.model, list(layers))
+    _check_checkpoint(runner.cfg.load_from, list(layers))
     log = read_log(
         find_logs(runner.cfg.load_from) if logs is None else logs)
-    coco = _annotations(runner)
+    coco = _annotations(runner.test_dataloader.dataset)
     folder = Path(runner.work_dir)
     runner.call_hook('before_run')  # a hook may hold the weights to use
     runner.load_or_resume()
@@ -154,7 +157,7 @@ def summary(tables: dict) -> str:
     return '\n'.join(blocks) + '\n'
 
 
-def _check_checkpoint(path: str, model, layers: List[str]) -> None:
+def _check_checkpoint(path: str, layers: List[str]) -> None:
     """A checkpoint without the experts would be reported with random ones."""
     state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     state = state.get('state_dict', state)
@@ -170,14 +173,14 @@ def _check_checkpoint(path: str, model, layers: List[str]) -> None:
             'tools/model_converters/upcycle.py')
 
 
-def _annotations(runner: Runner) -> COCO:
-    for metric in runner.test_evaluator.metrics:
-        coco = getattr(metric, '_coco_api', None)
-        if coco is not None:
-            return coco
-    raise ConfigError(
-        'test_evaluator: the report needs annotations in COCO format; add '
-        "dict(type='CocoMetric', ann_file=..., metric='bbox')")
+def _annotations(dataset) -> COCO:
+    if not isinstance(dataset, CocoDataset):
+        raise ConfigError(
+            'test_dataloader.dataset: the report needs a CocoDataset, there '
+            f'is a {type(dataset).__name__}')
+    with get_local_path(
+            dataset.ann_file, backend_args=dataset.backend_args) as path:
+        return COCO(path)
 
 
 def _notes(records) -> List[str]:
