@@ -18,9 +18,9 @@ from collections import defaultdict
 from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 
-from mmdet_moe.analysis.average_precision import FIGURES
+from mmdet_moe.analysis.average_precision import METRICS
 from mmdet_moe.analysis.collect import collect
-from mmdet_moe.analysis.comparison import METRIC
+from mmdet_moe.analysis.comparison import COCO_METRIC
 from mmdet_moe.analysis.interventions import before_the_head, plan
 from mmdet_moe.launch import add_arguments, build_runner, load_config
 from mmdet_moe.layers import forced, moe_layers
@@ -51,7 +51,8 @@ def main():
     runner.test_loop.run()  # once, so that neither has the first run
 
     start = time.perf_counter()
-    records = collect(runner, coco, chosen, io.StringIO())
+    records = collect(
+        runner, coco, interventions=chosen, lines=io.StringIO())
     ours = {i: ap() for i, ap in records.interventions.items()}
     ours[None] = records.ap()
     kept = time.perf_counter() - start
@@ -65,9 +66,9 @@ def main():
     separate = time.perf_counter() - start
 
     differences = defaultdict(float)
-    for i, figures in tested.items():
-        for name in FIGURES:
-            value = figures[METRIC[name]]
+    for i, metrics in tested.items():
+        for name in METRICS:
+            value = metrics[COCO_METRIC[name]]
             if value >= 0:
                 differences[name] = max(differences[name],
                                         abs(round(ours[i][name], 3) - value))

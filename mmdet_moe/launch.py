@@ -76,7 +76,7 @@ def load_config(path: str,
                 metric.outfile = str(
                     Path(cfg.work_dir, 'expert_assignment.json'))
     if checkpoint is not None:
-        _check_checkpoint(checkpoint)
+        _check_file(checkpoint)
         cfg.load_from = checkpoint
     return cfg
 
@@ -137,7 +137,7 @@ def clear_errors() -> Iterator[None]:
         raise
 
 
-def _check_checkpoint(path: str) -> None:
+def _check_file(path: str) -> None:
     if '://' in path:
         return
     if not os.path.isfile(path):

@@ -7,15 +7,14 @@ again.
 """
 import contextlib
 import io
-from functools import cached_property
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 #: What is reported: (index of the size range, IoU threshold or None for all).
-FIGURES = {
+METRICS = {
     'AP': (0, None),
     'AP50': (0, 0.5),
     'AP75': (0, 0.75),
@@ -85,29 +84,35 @@ class AveragePrecision:
             hits[i][j] = True
         return hits
 
-    def __call__(self, counts: Optional[np.ndarray] = None) -> Dict[str, float]:
-        """AP, AP50, AP75, AP_S, AP_M, AP_L; NaN where there is no object.
+    def __call__(self) -> Dict[str, float]:
+        """AP, AP50, AP75, AP_S, AP_M, AP_L; NaN where there is no object."""
+        once = np.ones((1, len(self._order)), int)
+        return {name: x[0] for name, x in self.resampled(once).items()}
+
+    def resampled(self, counts: np.ndarray) -> Dict[str, np.ndarray]:
+        """The same for multisets of the pictures, (R,) each.
 
         Args:
-            counts: (I,) how often each picture is taken; once each if None.
-                In the order of ``img_ids``.
+            counts: (R, I) how often each picture is taken, in the order of
+                ``img_ids``.
         """
-        weight = np.zeros(len(self._order))
-        weight[self._order] = 1 if counts is None else counts
-        # (classes, ranges, IoU thresholds)
-        table = np.full((len(self.cat_ids), 4, len(IOUS)), np.nan)
-        for (category, size), curve in self._curves.items():
-            table[category, size] = curve.precision(weight)
-        figures = {}
-        for name, (size, iou) in FIGURES.items():
-            chosen = table[:, size]
-            if iou is not None:
-                chosen = chosen[:, np.isclose(IOUS, iou)]
-            known = chosen[~np.isnan(chosen)]
-            figures[name] = known.mean() if known.size else np.nan
-        return figures
+        curves = self._curves()
+        metrics = {name: np.full(len(counts), np.nan) for name in METRICS}
+        for r, times in enumerate(counts):
+            weight = np.zeros(len(times))
+            weight[self._order] = times
+            # (classes, ranges, IoU thresholds)
+            table = np.full((len(self.cat_ids), 4, len(IOUS)), np.nan)
+            for (category, size), curve in curves.items():
+                table[category, size] = curve.precision(weight)
+            for name, (size, iou) in METRICS.items():
+                chosen = table[:, size]
+                if iou is not None:
+                    chosen = chosen[:, np.isclose(IOUS, iou)]
+                if not np.isnan(chosen).all():
+                    metrics[name][r] = np.nanmean(chosen)
+        return metrics
 
-    @cached_property
     def _curves(self) -> Dict[tuple, '_Curve']:
         """By class and range of sizes; those without an object are left out."""
         objects = np.concatenate(self._objects)
@@ -123,12 +128,29 @@ class AveragePrecision:
             for k in np.unique(objects_key)
         }
 
+    def _only(self, img_ids: Sequence[int]) -> COCO:
+        """The annotations of some pictures.
+
+        Copies, because COCOeval overwrites what they say of ``ignore``; and
+        few, because it indexes all that it is given.
+        """
+        coco = COCO()
+        coco.dataset = dict(
+            images=[self.coco.imgs[i] for i in img_ids],
+            annotations=[
+                dict(a) for i in img_ids for a in self.coco.imgToAnns[i]
+            ],
+            categories=list(self.coco.cats.values()))
+        coco.createIndex()
+        return coco
+
     def _match(self, img_ids: Sequence[int],
                results: List[dict]) -> List[int]:
         """Run COCOeval and keep what counts; the ids of true positives."""
         with contextlib.redirect_stdout(io.StringIO()):
-            found = self.coco.loadRes(results) if results else COCO()
-            evaluation = COCOeval(self.coco, found, 'bbox')
+            annotated = self._only(img_ids)
+            found = annotated.loadRes(results) if results else COCO()
+            evaluation = COCOeval(annotated, found, 'bbox')
             evaluation.params.imgIds = list(img_ids)
             evaluation.params.catIds = self.cat_ids
             evaluation.params.iouThrs = IOUS

@@ -12,8 +12,13 @@ from torch import nn
 from tqdm import tqdm
 
 from mmdet_moe.evaluation.assignment_table import SIZES, size_of
-from mmdet_moe.layers import MapDecision, cell_starts, moe_layers, traced
-from mmdet_moe.models.dense_heads.levels import assigned_levels
+from mmdet_moe.files import DataError
+from mmdet_moe.layers import MapDecision, moe_layers, patch_starts, traced
+from mmdet_moe.layers.checks import ConfigError
+from mmdet_moe.models.dense_heads.levels import (
+    assigned_levels,
+    assigns_levels,
+)
 
 from .average_precision import AveragePrecision
 from .interventions import (
@@ -36,21 +41,23 @@ class Collector:
         model: A detector with MoE layers, in evaluation mode.
         coco: The annotations of the test pictures.
         classes: Names of the classes, in the order of the labels.
+        img_ids: All test pictures, by their ids in ``coco``.
         interventions: What to run besides the model as it is.
         lines: Where a line of JSON is written for each object.
     """
 
-    def __init__(self, model: nn.Module, coco: COCO, classes: Sequence[str],
-                 img_ids: Sequence[int],
+    def __init__(self, model: nn.Module, *, coco: COCO,
+                 classes: Sequence[str], img_ids: Sequence[int],
                  interventions: Sequence[Intervention],
                  lines: TextIO) -> None:
         self.model, self.coco, self.lines = model, coco, lines
-        self.classes = list(classes)
-        self.cat_ids = coco.getCatIds(catNms=self.classes)
+        self.cat_ids = coco.getCatIds(catNms=list(classes))
         # pycocotools sorts by the file, MMDetection takes over its order.
         self.classes = [coco.cats[c]['name'] for c in self.cat_ids]
         self.layers = moe_layers(model)
         self.head = _anchor_head(model)
+        self.levels = 0 if self.head is None else len(
+            self.head.prior_generator.strides)
         self.ap = AveragePrecision(coco, self.cat_ids, img_ids)
         self.interventions = {
             i: self.ap if _changes_nothing(i, self.layers) else
@@ -59,13 +66,18 @@ class Collector:
         }
         self.pictures: List[Picture] = []
         self.decisions = defaultdict(list)
+        self.left_out: Dict[str, str] = {}
         self.objects: List[Things] = []
         self.detections: List[Things] = []
 
     @torch.no_grad()
     def process(self, batch: dict) -> None:
         """Run the detector on a batch, once as it is and once for each
-        intervention; backbone and neck are run once where they can be."""
+        intervention; backbone and neck are run once where they can be.
+
+        Raises:
+            DataError: A gate gives NaN.
+        """
         data = self.model.data_preprocessor(batch, False)
         # The objects come from the file. Without this every run would give
         # them their levels anew.
@@ -74,14 +86,47 @@ class Collector:
         with features_kept(self.model) as features:
             with traced(self.model) as decisions:
                 samples = self.model(**data, mode='predict')
-            # a layer may be out of use, as those of an auxiliary head are
-            decisions = {name: maps for name, maps in decisions.items() if maps}
-            self._keep(samples, decisions, features)
+            self._keep(samples, self._usable(decisions, samples), features)
             with outputs_kept(self.layers):
-                for intervention, ap in self.interventions.items():
+                for intervention, ap in self._wanted().items():
                     if ap is not self.ap:
                         samples = self._run(data, intervention, features)
                         ap.add(*_results(samples))
+
+    def _usable(self, decisions: Dict[str, List[MapDecision]],
+                samples: list) -> Dict[str, List[MapDecision]]:
+        """Those that are about pictures; the other layers are left out."""
+        for name, maps in decisions.items():
+            numbers = {len(m.weights) for m in maps}
+            if not maps:
+                # such as those of an auxiliary head
+                self.left_out[name] = 'it is not used in prediction'
+            elif numbers != {len(samples)}:
+                self.left_out[name] = (
+                    f'it decides about {max(numbers)} things where there are '
+                    f'{len(samples)} pictures, such as regions of them')
+            elif self.levels and len(maps) not in (1, self.levels):
+                self.left_out[name] = (
+                    f'it sees {len(maps)} maps, and the head has '
+                    f'{self.levels} levels')
+        usable = {
+            name: maps
+            for name, maps in decisions.items() if name not in self.left_out
+        }
+        for name, maps in usable.items():
+            if any(m.weights.isnan().any() for m in maps):
+                raise DataError(
+                    f'the gate of {name} gives NaN for a picture out of ' +
+                    ', '.join(sample.img_path for sample in samples) +
+                    '; are there NaNs in the checkpoint?')
+        return usable
+
+    def _wanted(self) -> Dict[Intervention, AveragePrecision]:
+        return {
+            i: ap
+            for i, ap in self.interventions.items()
+            if i.layer not in self.left_out
+        }
 
     def _run(self, data: dict, intervention: Intervention,
              features: KeptFeatures) -> list:
@@ -101,24 +146,35 @@ class Collector:
             self.pictures.append(
                 Picture(sample.img_id, sample.img_path, height, width))
             for name, maps in decisions.items():
-                self.decisions[name].append(
-                    [np.stack([_flat(m.weights[b]) for m in maps]),
-                     np.stack([_flat(m.logits[b]) for m in maps])])
+                self.decisions[name].append([
+                    np.stack([_flat(x) for x in values])
+                    for values in zip(*((m.weights[b], m.logits[b],
+                                         m.distinct) for m in maps))
+                ])
             boxes, labels, areas = self._annotated(sample.img_id)
-            levels = self._levels(boxes, labels, sample, features)
-            objects = self._things(number, boxes, labels, areas, levels,
-                                   np.ones(len(boxes)),
-                                   np.ones(len(boxes), bool), sample,
-                                   decisions)
+            objects = self._things(
+                sample,
+                decisions,
+                number,
+                bboxes=boxes,
+                labels=labels,
+                areas=areas,
+                levels=self._assigned(boxes, labels, sample, features),
+                scores=np.ones(len(boxes)),
+                true=np.ones(len(boxes), bool))
             self._write(sample, objects)
-            found = results[b]
             self.objects.append(objects)
+            found = results[b]
             self.detections.append(
                 self._things(
-                    number, found['bboxes'], found['labels'],
-                    np.prod(found['bboxes'][:, 2:] - found['bboxes'][:, :2],
-                            axis=1), found['levels'], found['scores'],
-                    hits[b], sample, decisions))
+                    sample,
+                    decisions,
+                    number,
+                    **found,
+                    areas=np.prod(
+                        found['bboxes'][:, 2:] - found['bboxes'][:, :2],
+                        axis=1),
+                    true=hits[b]))
 
     def _annotated(self, img_id: int) -> Tuple[np.ndarray, ...]:
         """Boxes, labels and areas of a picture, out of CocoDataset's rules."""
@@ -137,8 +193,8 @@ class Collector:
         table = np.array(rows, dtype=float).reshape(-1, 6)
         return table[:, :4], table[:, 4].astype(int), table[:, 5]
 
-    def _levels(self, boxes: np.ndarray, labels: np.ndarray, sample,
-                features: KeptFeatures) -> np.ndarray:
+    def _assigned(self, boxes: np.ndarray, labels: np.ndarray, sample,
+                  features: KeptFeatures) -> np.ndarray:
         if self.head is None:
             return np.full(len(boxes), -1)
         first = features.value[0]
@@ -148,24 +204,24 @@ class Collector:
             torch.tensor(labels, device=first.device),
             sample.metainfo).cpu().numpy()
 
-    def _things(self, picture, boxes, labels, areas, levels, scores, true,
-                sample, decisions) -> Things:
+    def _things(self, sample, decisions, number: int, *, bboxes, labels,
+                areas, levels, scores, true) -> Things:
         """With the patch of each map that the centres of the boxes lie in."""
         height, width = sample.metainfo.get('batch_input_shape',
                                             sample.img_shape[:2])
         scale = np.array(sample.metainfo.get('scale_factor', (1.0, 1.0)))
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2 * scale
+        centre = (bboxes[:, :2] + bboxes[:, 2:]) / 2 * scale
         relative = np.clip(centre / (width, height), 0, 1 - 1e-9)
         patch = {}
         for name, maps in decisions.items():
-            cells = self.layers[name].scope.cells
+            grid = self.layers[name].scope.grid
             patch[name] = np.stack([
-                _cell(relative[:, 1], m.height, cells) * cells +
-                _cell(relative[:, 0], m.width, cells) for m in maps
+                _patch(relative[:, 1], m.height, grid) * grid +
+                _patch(relative[:, 0], m.width, grid) for m in maps
             ], axis=1).astype(np.int16)
         return Things(
-            np.full(len(boxes), picture, np.int32),
-            boxes.astype(np.float32), labels.astype(np.int32),
+            np.full(len(bboxes), number, np.int32),
+            bboxes.astype(np.float32), labels.astype(np.int32),
             areas.astype(np.float32), levels.astype(np.int8),
             scores.astype(np.float32), true, patch)
 
@@ -190,14 +246,25 @@ class Collector:
             self.lines.write(json.dumps(row) + '\n')
 
     def records(self) -> Records:
-        """What was kept, joined."""
+        """What was kept, joined.
+
+        Raises:
+            ValueError: No MoE layer decides about pictures.
+        """
         layers = {}
-        for name, parts in self.decisions.items():
-            layer = self.layers[name]
+        for name, layer in self.layers.items():
+            if name in self.left_out:
+                continue
+            parts = self.decisions[name]
+            weights, logits, distinct = (np.stack(x) for x in zip(*parts))
             layers[name] = LayerRecord(
-                np.stack([weights for weights, _ in parts]).astype(float),
-                np.stack([logits for _, logits in parts]), layer.scope.cells,
-                layer.top_k, layer.gate.learned)
+                weights.astype(float), logits, distinct, layer.scope.grid,
+                layer.top_k)
+        if not layers:
+            raise ConfigError(
+                'there is nothing to report about any MoE layer of the model; '
+                + '; '.join(f'{name}: {why}'
+                            for name, why in self.left_out.items()))
         above = [
             self.coco.cats[c].get('supercategory') for c in self.cat_ids
         ]
@@ -205,17 +272,19 @@ class Collector:
             pictures=self.pictures,
             classes=self.classes,
             supercategories=above if all(above) else None,
-            levels=0 if self.head is None else len(
-                self.head.prior_generator.strides),
+            levels=self.levels,
             layers=layers,
             objects=Things.cat(self.objects),
             detections=Things.cat(self.detections),
             ap=self.ap,
-            interventions=self.interventions)
+            interventions=self._wanted(),
+            left_out=self.left_out)
 
 
-def collect(runner: Runner, coco: COCO,
-            interventions: Sequence[Intervention],
+def collect(runner: Runner,
+            coco: COCO,
+            *,
+            interventions: Sequence[Intervention] = (),
             lines: TextIO) -> Records:
     """Run the model of a runner over its test pictures.
 
@@ -224,14 +293,23 @@ def collect(runner: Runner, coco: COCO,
         coco: The annotations.
         interventions: What to run besides the model as it is.
         lines: Where a line of JSON is written for each object.
+
+    Raises:
+        ValueError: No MoE layer decides about pictures.
+        DataError: A gate gives NaN.
     """
     loader = runner.test_dataloader
     dataset = loader.dataset
     runner.model.eval()
     collector = Collector(
-        runner.model, coco, dataset.metainfo['classes'],
-        [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))],
-        interventions, lines)
+        runner.model,
+        coco=coco,
+        classes=dataset.metainfo['classes'],
+        img_ids=[
+            dataset.get_data_info(i)['img_id'] for i in range(len(dataset))
+        ],
+        interventions=interventions,
+        lines=lines)
     with tqdm(total=len(dataset), unit='picture') as bar:
         for batch in loader:
             collector.process(batch)
@@ -243,14 +321,15 @@ def _anchor_head(model: nn.Module):
     """The part of a detector that gives objects to levels; None if none."""
     for name in ('bbox_head', 'rpn_head'):
         head = getattr(model, name, None)
-        if hasattr(head, 'get_anchors') and hasattr(head, 'assigner'):
+        if assigns_levels(head):
             return head
     return None
 
 
 def _changes_nothing(intervention: Intervention, layers) -> bool:
-    return (intervention.kind == 'top_k'
-            and intervention.value == layers[intervention.layer].top_k)
+    layer = layers[intervention.layer]
+    return (intervention.kind == 'top_k' and layer.forcing is None
+            and intervention.value == layer.top_k)
 
 
 def _results(samples: list) -> Tuple[List[int], List[dict]]:
@@ -272,12 +351,12 @@ def _results(samples: list) -> Tuple[List[int], List[dict]]:
 
 
 def _flat(grid: torch.Tensor) -> np.ndarray:
-    """(G, G, E) -> (P, E)"""
+    """(G, G, ...) -> (P, ...)"""
     return grid.flatten(0, 1).cpu().numpy()
 
 
-def _cell(position: np.ndarray, length: int, cells: int) -> np.ndarray:
+def _patch(position: np.ndarray, length: int, grid: int) -> np.ndarray:
     """Where along a side of a map of some length: 0 <= position < 1."""
-    starts = cell_starts(length, cells).numpy()
+    starts = patch_starts(length, grid).numpy()
     return np.searchsorted(
         starts, (position * length).astype(int), side='right') - 1

@@ -7,19 +7,22 @@ from terminaltables import AsciiTable
 
 from mmdet_moe.files import DataError, write_text
 
-from .average_precision import FIGURES
+from .average_precision import METRICS
 from .figures import comparison_figure
 from .report import FORMAT, render
 
-#: What CocoMetric calls the figures, in the JSON file that tools/test.py
+#: What CocoMetric calls the metrics, in the JSON file that tools/test.py
 #: writes; so a detector without experts can be compared.
-METRIC = dict(
-    zip(FIGURES, ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75',
+COCO_METRIC = dict(
+    zip(METRICS, ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75',
                   'coco/bbox_mAP_s', 'coco/bbox_mAP_m', 'coco/bbox_mAP_l')))
 
 
-def read_run(path: Path, name: str) -> dict:
+def read_run(run: str) -> dict:
     """A run out of a ``report.json``, or of the JSON file of a test.
+
+    Args:
+        run: ``FILE``, or ``NAME=FILE``.
 
     Returns:
         ``name``, ``ap`` and ``layers`` as in a report; ``layers`` is empty
@@ -28,6 +31,10 @@ def read_run(path: Path, name: str) -> dict:
     Raises:
         DataError: The file is not there, or neither of the two.
     """
+    path, name = Path(run), ''
+    if not path.exists() and '=' in run:
+        name, _, file = run.partition('=')
+        path = Path(file)
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except OSError:
@@ -38,15 +45,15 @@ def read_run(path: Path, name: str) -> dict:
                         'complete?') from None
     if isinstance(content, dict) and content.get('format') == FORMAT:
         return dict(content, name=name or content['name'])
-    if isinstance(content, dict) and METRIC['AP'] in content:
-        figures = {key: content.get(metric, -1)
-                   for key, metric in METRIC.items()}
+    if isinstance(content, dict) and COCO_METRIC['AP'] in content:
+        metrics = {key: content.get(metric, -1)
+                   for key, metric in COCO_METRIC.items()}
         return dict(
             name=name or path.parent.name,
             # -1 is what COCO gives where no object is of a size
             ap={
                 key: dict(value=x if x >= 0 else None, interval=None)
-                for key, x in figures.items()
+                for key, x in metrics.items()
             },
             layers={},
             interventions=[])
@@ -72,18 +79,20 @@ def compare(runs: Sequence[dict], out: Path) -> str:
                             'NAME=FILE')
     reports = [run for run in runs if run['layers']]
     for run in reports[1:]:
-        for key in ('num_images', 'num_objects'):
-            if run[key] != reports[0][key]:
-                raise DataError(
-                    f'{reports[0]["name"]} has {key}={reports[0][key]} and '
-                    f'{run["name"]} {run[key]}: they were tested on different '
-                    'pictures, so their figures cannot be compared')
+        if run.get('test_set') != reports[0].get('test_set'):
+            sizes = (f'{r["name"]} ({r["num_images"]} pictures, '
+                     f'{r["num_objects"]} objects)' for r in (reports[0], run))
+            raise DataError(
+                ' and '.join(sizes) + ' were tested on different pictures or '
+                'objects, so they cannot be compared')
     figure = comparison_figure(runs)
     figure.save(out.parent / 'figures')
     rows = [row for run in runs for row in _rows(run)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     rows = [{key: row.get(key) for key in columns} for row in rows]
-    render(out, 'comparison.html', runs=runs, rows=rows, figure=figure)
+    write_text(
+        out,
+        render('comparison.html', runs=runs, rows=rows, figure=figure))
     table = AsciiTable([columns] + [[_cell(x) for x in row.values()]
                                     for row in rows]).table + '\n'
     write_text(out.with_suffix('.txt'), table)

@@ -1,6 +1,6 @@
 """Gate logits in two dimensions."""
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Literal, Optional, Tuple
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -29,7 +29,10 @@ class Embedding:
     method: str
 
 
-def embed(records: Records, layer: str, *, method: str = 'tsne',
+def embed(records: Records,
+          layer: str,
+          *,
+          method: Literal['tsne', 'pca'] = 'tsne',
           seed: int = 0) -> Optional[Embedding]:
     """The logits of decisions that have objects under them.
 
@@ -47,11 +50,8 @@ def embed(records: Records, layer: str, *, method: str = 'tsne',
     things = records.objects[records.located(layer, records.objects)]
     if len(things) == 0:
         return None
-    assignment = records.assignment(layer, things)
     units, index = np.unique(
-        np.stack([assignment.picture, assignment.map, assignment.patch]),
-        axis=1,
-        return_inverse=True)
+        np.stack(records.places(layer, things)), axis=1, return_inverse=True)
     index = index.reshape(-1)
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(units.shape[1])[:MOST]

@@ -1,5 +1,8 @@
 """Numbers -> figures, for print and for the page."""
+import base64
+import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence
 
@@ -16,19 +19,34 @@ from .training_log import TrainingLog
 COLOURS = [tuple(c / 255 for c in colour) for colour in EXPERT_COLOURS]
 #: Groups of a heat map at most; a table has them all.
 MOST_GROUPS = 20
+#: Groups with a colour of their own among dots.
+MOST_DOTS = 7
 
 
 @dataclass(frozen=True)
 class Illustration:
-    """A figure with what it shows, in words, for those who cannot see it.
+    """A figure, for all readers.
 
-    The page leaves out what it has as a table.
+    Attributes:
+        name: Of the files.
+        title: Below the figure.
+        alt: What it shows, in words.
+        figure: It.
+        on_page: False if the page has the same as a table.
     """
     name: str
     title: str
     alt: str
     figure: Figure
     on_page: bool = True
+
+    @cached_property
+    def svg_url(self) -> str:
+        """It as the source of an image of a page."""
+        file = io.BytesIO()
+        self.figure.savefig(file, format='svg', bbox_inches='tight', dpi=150)
+        return ('data:image/svg+xml;base64,' +
+                base64.b64encode(file.getvalue()).decode())
 
     def save(self, folder: Path) -> List[Path]:
         """Write it as PNG and PDF."""
@@ -54,7 +72,7 @@ def illustrate(tables: dict, embeddings: Dict[str, Optional[Embedding]],
             figures[name].append(embedding_figure(name, embeddings[name]))
         if log is not None and name in log.importance:
             figures[name].append(training_figure(name, log))
-    figures[''] = [] if log is None else list(_over_epochs(log))
+    figures[''] = [] if log is None else list(_over_validations(log))
     return figures
 
 
@@ -163,11 +181,13 @@ def embedding_figure(name: str, embedding: Embedding) -> Illustration:
     figure = Figure((4 * len(embedding.groups), 3.6), layout='constrained')
     panels = np.atleast_1d(figure.subplots(1, len(embedding.groups)))
     for axes, (by, (group, names)) in zip(panels, embedding.groups.items()):
-        for index in np.unique(group)[:10]:
-            here = group == index
-            axes.scatter(
-                *embedding.points[here].T, s=8, label=names[index], alpha=0.7,
-                color=f'C{index % 10}', linewidths=0)
+        frequent = np.argsort(-np.bincount(group), kind='stable')[:MOST_DOTS]
+        for colour, index in enumerate(np.unique(group[np.isin(
+                group, frequent)])):
+            _dots(axes, embedding.points[group == index], names[index],
+                  f'C{colour}')
+        _dots(axes, embedding.points[~np.isin(group, frequent)], 'other',
+              '0.6')
         axes.set(title=f'by {by}', xticks=[], yticks=[])
         axes.legend(fontsize='x-small', markerscale=2)
     return Illustration(
@@ -223,19 +243,19 @@ def comparison_figure(runs: Sequence[dict]) -> Illustration:
         '; '.join(words), figure)
 
 
-def _over_epochs(log: TrainingLog) -> Iterator[Illustration]:
+def _over_validations(log: TrainingLog) -> Iterator[Illustration]:
     """Mean weight of the objects of each size at each validation."""
-    for name, (epochs, weights) in log.sizes.items():
-        if len(epochs) < 2:
+    for name, (steps, weights) in log.sizes.items():
+        if len(steps) < 2:
             continue
         figure = Figure((8, 2.6), layout='constrained')
         panels = figure.subplots(1, len(SIZES), sharey=True)
         for s, axes in enumerate(panels):
             for e in range(weights.shape[1]):
-                axes.plot(epochs, weights[:, e, s], marker='.',
+                axes.plot(steps, weights[:, e, s], marker='.',
                           color=COLOURS[e % len(COLOURS)],
                           label=f'expert {e}')
-            axes.set(title=SIZES[s], xlabel='epoch', ylim=(0, 1))
+            axes.set(title=SIZES[s], xlabel='logged step', ylim=(0, 1))
         panels[0].set(ylabel='mean weight')
         if weights.shape[1] <= 8:
             panels[-1].legend(fontsize='x-small')
@@ -243,7 +263,7 @@ def _over_epochs(log: TrainingLog) -> Iterator[Illustration]:
             f'{name}_sizes_training', f'Expert weight by size over the '
             f'training: {name}',
             f'Mean weight of each {name} expert for small, medium and large '
-            f'objects at {len(epochs)} validations.', figure)
+            f'objects at {len(steps)} validations.', figure)
 
 
 def _bars(axes: Axes, values: Sequence[float],
@@ -254,6 +274,13 @@ def _bars(axes: Axes, values: Sequence[float],
             axes.vlines(e, range_['low'], range_['high'], color='k')
     if len(values) <= 16:
         axes.set_xticks(range(len(values)))
+
+
+def _dots(axes: Axes, points: np.ndarray, label: str, colour: str) -> None:
+    # as an image: thousands of shapes are slow to show
+    if len(points):
+        axes.scatter(*points.T, s=8, label=label, alpha=0.7, color=colour,
+                     linewidths=0, rasterized=True)
 
 
 def _dot(axes: Axes, figure: dict, y: int, colour, marker: str) -> None:
@@ -270,7 +297,7 @@ def _heat(axes: Axes, values: np.ndarray, groups: Sequence[str]) -> None:
     axes.imshow(values, vmin=0, vmax=1, cmap='Blues', aspect='auto')
     for (e, g), value in np.ndenumerate(values):
         axes.text(g, e, f'{100 * value:.0f}', ha='center', va='center',
-                  color='w' if value > 0.6 else 'k', fontsize='small')
+                  color='w' if value > 0.75 else 'k', fontsize='small')
     axes.set(xticks=range(len(groups)), yticks=range(len(values)),
              ylabel='expert')
     axes.set_xticklabels(groups, fontsize='small')

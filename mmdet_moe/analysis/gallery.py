@@ -2,7 +2,7 @@
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Literal, Sequence, Tuple
 
 import cv2
 import mmcv
@@ -14,15 +14,16 @@ from .records import Records, Things
 
 #: Longest side of a picture on the page, and height of a crop, in pixels.
 LONGEST, CROP = 640, 72
-#: Bytes of pictures on a page at most; the page has some more in it.
-BUDGET = 14_000_000
-CROPS = 6
+#: Bytes that a box takes on the page, about.
+BOX = 1200
+#: Crops of an expert at most, and of all experts together, about.
+CROPS, ALL_CROPS = 6, 1200
 
 
 @dataclass(frozen=True)
 class Box:
     """An object or detection on a picture of the page."""
-    kind: str
+    kind: Literal['object', 'detection']
     x: float
     y: float
     width: float
@@ -63,8 +64,16 @@ class Crop:
     name: str
 
 
-def gallery(records: Records, number: int, score_thr: float) -> List[Shown]:
-    """Evenly spaced test pictures, as many as fit."""
+def gallery(records: Records, number: int, *, score_thr: float,
+            room: int) -> List[Shown]:
+    """Evenly spaced test pictures, as many as fit.
+
+    Args:
+        records: Of a run.
+        number: How many are wanted.
+        score_thr: Of the detections that are drawn.
+        room: Bytes that are left for them on the page.
+    """
     total = len(records.pictures)
     chosen = np.unique(
         np.linspace(0, total - 1, min(number, total)).round().astype(int))
@@ -76,23 +85,23 @@ def gallery(records: Records, number: int, score_thr: float) -> List[Shown]:
         url = _data_url(
             cv2.resize(image, None, fx=zoom, fy=zoom,
                        interpolation=cv2.INTER_AREA))
-        size += len(url)
-        if size > BUDGET:
-            break
         boxes = []
         for kind, things in (('object', records.objects),
                              ('detection', records.detections)):
             here = things[(things.picture == i)
                           & (things.score >= score_thr)]
             boxes += _boxes(kind, records, here, zoom)
+        size += len(url) + BOX * len(boxes)
+        if size > room:
+            break
         weights, patches = {}, {}
         for name, layer in records.layers.items():
             maps = layer.weights[i]  # (L, P, E)
-            if layer.cells == 1:
+            if layer.grid == 1:
                 weights[name] = [_highest(m[0]) for m in maps]
             else:
                 patches[name] = maps.argmax(axis=-1).reshape(
-                    len(maps), layer.cells, layer.cells).tolist()
+                    len(maps), layer.grid, layer.grid).tolist()
         shown.append(
             Shown(
                 Path(picture.path).name, url, round(zoom * picture.width),
@@ -104,32 +113,35 @@ def extremes(records: Records, layer: str,
              rng: np.random.Generator) -> List[Dict[str, List[Crop]]]:
     """For each expert the objects that it weighs ``most`` and ``least``.
 
-    One of a picture at most; between equal weights chance decides.
+    One of a picture at most; between equal weights chance decides. With
+    hundreds of experts there are fewer of each.
     """
     things = records.objects[records.located(layer, records.objects)]
     if len(things) == 0:
         return []
-    weights = records.assignment(layer, things).weights
+    weights = records.weights(layer, things)
+    experts = sum(layer.experts for layer in records.layers.values())
+    number = min(CROPS, max(1, ALL_CROPS // (2 * experts)))
     return [
         {
             which: [
                 _crop(records, things, j, weights[j, e])
                 for j in _first_of_each_picture(things, sign * weights[:, e],
-                                                rng)
+                                                number, rng)
             ]
             for which, sign in (('most', -1), ('least', 1))
         } for e in range(weights.shape[1])
     ]
 
 
-def _first_of_each_picture(things: Things, key: np.ndarray,
+def _first_of_each_picture(things: Things, key: np.ndarray, number: int,
                            rng: np.random.Generator) -> List[int]:
     chosen, seen = [], set()
     for j in np.lexsort((rng.random(len(key)), key)):
         if things.picture[j] not in seen:
             seen.add(things.picture[j])
             chosen.append(int(j))
-        if len(chosen) == CROPS:
+        if len(chosen) == number:
             break
     return chosen
 
@@ -139,7 +151,7 @@ def _boxes(kind: str, records: Records, things: Things,
     experts = [{} for _ in range(len(things))]
     for name in records.layers:
         located = records.located(name, things).nonzero()[0]
-        weights = records.assignment(name, things[located]).weights
+        weights = records.weights(name, things[located])
         for j, w in zip(located, weights):
             experts[j][name] = int(w.argmax()), float(w.max())
     return [

@@ -5,13 +5,13 @@ expert e with probability w_e. Mutual information is in bits, from the joint
 distribution of expert and property over the objects, ``I(A; B) = H(A) + H(B) -
 H(A, B)``; conditional on the level it is the mean over the levels.
 
-An estimate of it is never negative and seldom 0, so each has a p-value:
-decisions are dealt out anew (Phipson and Smyth 2010, ``(1 + b) / (1 + m)``).
-What is dealt out are the decisions of a whole picture, because neither objects
-that share a decision nor decisions about one picture are independent.
+An estimate of it is never negative and seldom 0, so each has a p-value, from a
+permutation test with whole-block sign flips (Winkler et al. 2014, Permutation
+inference for the general linear model, NeuroImage 92). The blocks are the
+pictures: neither objects that share a decision nor decisions about one picture
+are independent, and pictures have as many objects as they like.
 """
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Optional
 
 import numpy as np
@@ -36,6 +36,7 @@ def _bits(p: np.ndarray) -> np.ndarray:
 
 
 def input_dependence(weights: np.ndarray,
+                     distinct: Optional[np.ndarray] = None,
                      counts: Optional[np.ndarray] = None,
                      *,
                      given_place: bool = False) -> np.ndarray:
@@ -47,25 +48,29 @@ def input_dependence(weights: np.ndarray,
     Args:
         weights: (I, ..., E) of I pictures, each with the same places: levels,
             and patches on them.
+        distinct: (I, ...) bool, which decisions count; all if None.
         counts: (R, I) how often each picture is in each of R resamples; once,
             with R = 1, if None.
         given_place: Compare what pictures have at the same place, and then
-            take the mean over the places: 0 for a gate that knows only the
+            take the mean over the decisions: 0 for a gate that knows only the
             level. Otherwise everything is compared with everything.
 
     Returns:
         (R,)
     """
+    if distinct is None:
+        distinct = np.ones(weights.shape[:-1], bool)
     if counts is None:
         counts = np.ones((1, len(weights)))
-    share = counts / counts.sum(axis=1, keepdims=True)
-    mean = np.tensordot(share, weights, axes=1)  # (R, ..., E)
-    each = np.tensordot(share, _bits(weights), axes=1)  # (R, ...)
-    places = tuple(range(1, each.ndim))
-    if not given_place:
-        mean = mean.mean(axis=places)
-        return np.maximum(_bits(mean) - each.mean(axis=places), 0)
-    return np.maximum(_bits(mean) - each, 0).mean(axis=places)
+    number, total, each = (
+        np.tensordot(counts, x * 1.0, axes=1)  # (R, ...), (R, ..., E)
+        for x in (distinct, weights * distinct[..., None],
+                  _bits(weights) * distinct))
+    places = tuple(range(1, number.ndim))
+    most = ((number * _bits(total)).sum(axis=places) if given_place else
+            number.sum(axis=places) * _bits(total.sum(axis=places)))
+    return np.maximum(most - each.sum(axis=places), 0) / number.sum(
+        axis=places)
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ class Dependence:
         normalised: In units of the property's entropy (given the level, if it
             is conditional): 1 if the expert says all; None if there is
             nothing to say, as all objects are alike.
-        chance: Mean of the bits where decisions are dealt out by chance.
-        p_value: Probability of as many bits, or more, by chance.
+        chance: Bits to expect if the expert told nothing.
+        p_value: Probability of as much, or more, if it told nothing.
     """
     bits: float
     normalised: Optional[float]
@@ -86,115 +91,98 @@ class Dependence:
     p_value: float
 
 
-class Assignment:
-    """The n objects of I pictures and the decisions made about them.
-
-    Args:
-        decisions: (I, L, P, E) expert weights of each picture, on L maps, in
-            P patches.
-        picture, map, patch: (n,) int; the decision that an object is under.
-        level: (n,) int; the pyramid level of an object. It is the map, but
-            for a layer that has only one.
-    """
-
-    def __init__(self, decisions: np.ndarray, picture: np.ndarray,
-                 map: np.ndarray, patch: np.ndarray,
-                 level: np.ndarray) -> None:
-        self.decisions = decisions
-        self.picture, self.map, self.patch = picture, map, patch
-        self.level = level
-
-    def __len__(self) -> int:
-        return len(self.picture)
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """(n, E)"""
-        return self.decisions[self.picture, self.map, self.patch]
-
-    @cached_property
-    def weights_by_level_only(self) -> np.ndarray:
-        """(n, E) as a table with a row per level would have them."""
-        weights = np.empty_like(self.weights)
-        for level in np.unique(self.level):
-            here = self.level == level
-            weights[here] = self.weights[here].mean(axis=0)
-        return weights
-
-    def dealt(self, rng: np.random.Generator, keep_level: bool) -> np.ndarray:
-        """(n, E) with decisions dealt out by chance.
-
-        Args:
-            rng: Chance.
-            keep_level: Pictures with objects exchange all their decisions,
-                map by map and patch by patch: nothing that a table by level
-                and place could do is changed. Otherwise the decisions of a
-                picture change places between its maps as well.
-        """
-        pictures, index = np.unique(self.picture, return_inverse=True)
-        other = rng.permutation(pictures)[index]
-        if keep_level:
-            return self.decisions[other, self.map, self.patch]
-        maps = np.tile(np.arange(self.decisions.shape[1]), (len(pictures), 1))
-        maps = rng.permuted(maps, axis=1)
-        return self.decisions[other, maps[index, self.map], self.patch]
-
-
-def expert_tells(assignment: Assignment,
+def expert_tells(weights: np.ndarray,
                  group: np.ndarray,
-                 groups: int,
-                 rng: np.random.Generator,
                  *,
-                 given_level: bool = False,
+                 groups: int,
+                 picture: np.ndarray,
+                 rng: np.random.Generator,
+                 level: Optional[np.ndarray] = None,
                  permutations: int = 999) -> Dependence:
-    """I(expert; group), or I(expert; group | level), with its p-value.
+    r"""I(expert; group), or I(expert; group | level), with its p-value.
+
+    An object with weights w in group g has the score
+    :math:`(w - \bar w)(1_g - \bar 1_g)^T`, with means over the objects, or
+    over those of its level. If the expert told nothing, the sum of the scores
+    of a picture would have mean 0, whatever the objects of the picture have in
+    common. So the pictures get random signs, and the sum of all scores, as a
+    sum of squares scaled to be the second-order approximation of the mutual
+    information, is compared with that for all signs +1.
 
     Args:
-        assignment: Of n > 0 objects.
-        group: (n,) int, the group of each object, such as its size.
+        weights: (n, E) expert weights of n > 0 objects.
+        group: (n,) int, the group of each, such as its size.
         groups: How many groups there are.
-        rng: Chance, for the permutations.
-        given_level: Whether to ask beyond the level of an object.
-        permutations: How often decisions are dealt out by chance.
+        picture: (n,) int, the picture that it is in.
+        rng: Chance, for the signs.
+        level: (n,) int, if to ask beyond the level of an object.
+        permutations: How often signs are drawn, at least once; p is
+            ``(1 + as much or more) / (1 + permutations)`` (Phipson and Smyth
+            2010).
     """
-    level = assignment.level if given_level else np.zeros_like(group)
-    levels = level.max() + 1
-    number = len(group)
-    membership = csr_matrix(
-        (np.ones(number), (level * groups + group, np.arange(number))),
-        shape=(levels * groups, number))
-    size = np.bincount(level, minlength=levels) / number
+    level = np.zeros_like(group) if level is None else level
+    levels = int(level.max()) + 1
+    by_level = _sums(level, levels)
+    by_both = _sums(level * groups + group, levels * groups)
+    number = np.bincount(level, minlength=levels)[:, None]
+    ones = np.ones((len(group), 1))
+    at_level = np.maximum(number, 1)  # none at a level: no score either
+    mean = (by_level @ weights) / at_level  # (levels, E)
+    part = (by_both @ ones).reshape(levels, groups) / at_level
+    centred = weights - mean[level]
+    # Variance of a score if expert and group are independent; where it is 0
+    # all scores are 0, up to rounding.
+    variance = (at_level * part)[..., None] * mean[:, None]
+    scale = np.divide(1, variance, where=variance > 1e-12,
+                      out=np.zeros_like(variance))
 
-    def bits(weights: np.ndarray) -> float:
-        joint = (membership @ weights).reshape(levels, groups, -1)
-        return float(size @ mutual_information(joint))
+    def statistic(signs: np.ndarray) -> float:
+        signed = centred * signs[:, None]
+        scores = (by_both @ signed).reshape(levels, groups, -1)
+        scores = scores - part[..., None] * (by_level @ signed)[:, None]
+        return float((scores**2 * scale).sum() / (2 * np.log(2) * len(group)))
 
-    observed = bits(assignment.weights)
+    observed = statistic(ones[:, 0])
+    pictures = int(picture.max()) + 1
     chance = np.array([
-        bits(assignment.dealt(rng, given_level)) for _ in range(permutations)
+        statistic(rng.choice((-1.0, 1.0), pictures)[picture])
+        for _ in range(permutations)
     ])
-    counts = np.asarray(membership.sum(axis=1)).reshape(levels, groups)
-    most = float(size @ _bits(counts))
     # sums in another order: equal up to rounding
     reached = int((chance >= observed - 1e-9).sum())
+    joint = (by_both @ weights).reshape(levels, groups, -1)
+    size = number[:, 0] / len(group)
+    bits, most = (float(size @ x) for x in (mutual_information(joint),
+                                            _bits(part)))
     return Dependence(
-        bits=observed,
-        normalised=observed / most if most > 0 else None,
-        chance=float(chance.mean()) if permutations else 0.0,
+        bits=bits,
+        normalised=bits / most if most > 0 else None,
+        chance=float(chance.mean()),
         p_value=(1 + reached) / (1 + permutations))
 
 
-def level_tells(assignment: Assignment, group: np.ndarray,
-                groups: int) -> dict:
+def level_tells(weights: np.ndarray, group: np.ndarray, *, groups: int,
+                level: np.ndarray) -> dict:
     """What a table by level would reach: the baseline of the above.
+
+    Args:
+        weights, group, groups: As above.
+        level: (n,) int, the level of each object.
 
     Returns:
         ``bits`` of I(expert; group) if every object had the mean weights of
         its level, and ``normalised`` by the group's entropy, or None.
     """
-    weights = assignment.weights_by_level_only
-    joint = np.zeros((groups, weights.shape[1]))
-    np.add.at(joint, group, weights)
+    levels = int(level.max()) + 1
+    number = np.maximum(np.bincount(level, minlength=levels), 1)[:, None]
+    table = (_sums(level, levels) @ weights) / number
+    joint = _sums(group, groups) @ table[level]
     bits = float(mutual_information(joint))
     most = float(_bits(np.bincount(group, minlength=groups).astype(float)))
     return dict(bits=bits, normalised=bits / most if most > 0 else None)
+
+
+def _sums(index: np.ndarray, number: int) -> csr_matrix:
+    """(number, n): sums the rows of a matrix (n, ...) by their index (n,)."""
+    n = len(index)
+    return csr_matrix((np.ones(n), (index, np.arange(n))), shape=(number, n))

@@ -1,7 +1,7 @@
 """Interventions: what becomes of the detections if experts are overruled."""
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ContextManager, Dict, Iterator, List
+from typing import ContextManager, Dict, Iterator, List, Literal
 
 from torch import nn
 
@@ -19,7 +19,7 @@ class Intervention:
         value: Which expert, or how many.
     """
     layer: str
-    kind: str
+    kind: Literal['expert', 'drop', 'top_k']
     value: int
 
     def applied(self, model: nn.Module) -> ContextManager:

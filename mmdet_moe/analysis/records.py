@@ -3,15 +3,14 @@
 I pictures, L maps of a layer, P patches of a map (1 where a decision is for
 the whole map), E experts.
 """
-from dataclasses import dataclass
-from typing import Dict, List, Optional
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
 from mmdet_moe.evaluation.assignment_table import size_of
 
 from .average_precision import AveragePrecision
-from .information import Assignment
 from .interventions import Intervention
 
 
@@ -31,19 +30,26 @@ class LayerRecord:
     Attributes:
         weights: (I, L, P, E) expert weights.
         logits: (I, L, P, E) gate logits.
-        cells: G; P = G * G.
+        distinct: (I, L, P) bool: False where a map has fewer patches than P,
+            and the decision is that of another patch once more.
+        grid: G; P = G * G.
         top_k: K, as trained.
-        learned: Whether its gate is.
     """
     weights: np.ndarray
     logits: np.ndarray
-    cells: int
+    distinct: np.ndarray
+    grid: int
     top_k: int
-    learned: bool
 
     @property
     def experts(self) -> int:
+        """E"""
         return self.weights.shape[-1]
+
+    @property
+    def maps(self) -> int:
+        """L"""
+        return self.weights.shape[1]
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,12 @@ class Things:
 
     @staticmethod
     def cat(parts: List['Things']) -> 'Things':
-        """Join things, in order."""
+        """Join things, in order; of the layers that the last ones have."""
         return Things(
             *(np.concatenate([getattr(p, name) for p in parts])
               for name in _COLUMNS), {
                   name: np.concatenate([p.patch[name] for p in parts])
-                  for name in parts[0].patch
+                  for name in parts[-1].patch
               })
 
 
@@ -110,6 +116,7 @@ class Records:
         detections: What was detected.
         ap: Of the detections.
         interventions: AP of the detections under each.
+        left_out: By the name of a MoE layer of which nothing is known, why.
     """
     pictures: List[Picture]
     classes: List[str]
@@ -120,22 +127,30 @@ class Records:
     detections: Things
     ap: AveragePrecision
     interventions: Dict[Intervention, AveragePrecision]
+    left_out: Dict[str, str] = field(default_factory=dict)
 
     def located(self, layer: str, things: Things) -> np.ndarray:
         """(n,) bool: which things a layer has made a decision about.
 
         It has if it saw a single map, or the thing has a level.
         """
-        if self.layers[layer].weights.shape[1] == 1:
+        if self.layers[layer].maps == 1:
             return np.ones(len(things), bool)
         return things.level >= 0
 
-    def assignment(self, layer: str, things: Things) -> Assignment:
-        """Who processed the things; all of them must be located."""
-        record = self.layers[layer]
+    def places(self, layer: str, things: Things) -> Tuple[np.ndarray, ...]:
+        """Where a layer's decisions about things are, in its record.
+
+        Returns:
+            Indices (n,) of picture, map and patch. All of the things must be
+            located.
+        """
         index = (
             np.zeros_like(things.level)
-            if record.weights.shape[1] == 1 else things.level)
-        return Assignment(record.weights, things.picture, index,
-                          things.patch[layer][np.arange(len(things)), index],
-                          things.level)
+            if self.layers[layer].maps == 1 else things.level)
+        return (things.picture, index,
+                things.patch[layer][np.arange(len(things)), index])
+
+    def weights(self, layer: str, things: Things) -> np.ndarray:
+        """(n, E) expert weights of things, all of which must be located."""
+        return self.layers[layer].weights[self.places(layer, things)]

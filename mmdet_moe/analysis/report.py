@@ -1,9 +1,8 @@
 """The report: from a config and a checkpoint to tables, figures and a page."""
-import base64
-import io
 import json
+from hashlib import sha256
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -15,7 +14,7 @@ from terminaltables import AsciiTable
 
 from mmdet_moe.evaluation.assignment_table import SIZES
 from mmdet_moe.files import DataError, replacing, write_text
-from mmdet_moe.layers import moe_layers
+from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
 from mmdet_moe.version import __version__
 from mmdet_moe.visualization import EXPERT_COLOURS
@@ -25,11 +24,14 @@ from .embedding import embed
 from .figures import Illustration, illustrate
 from .gallery import extremes, gallery
 from .interventions import plan
+from .records import Records
 from .tables import Options, make_tables
 from .training_log import find_logs, read_log
 
 #: What the JSON file of a report is recognised by.
 FORMAT = 'mmdet_moe report'
+#: Of the page.
+MOST_BYTES = 24_000_000
 
 
 def write_report(runner: Runner,
@@ -59,9 +61,9 @@ def write_report(runner: Runner,
         The page.
 
     Raises:
-        ValueError: The model has no MoE layer, or the test set is no
-            CocoDataset.
-        DataError: The checkpoint is not one of this model.
+        ValueError: The model has no MoE layer, or none that decides about
+            pictures; or the test set is no CocoDataset.
+        DataError: The checkpoint is not one of this model, or has NaNs.
     """
     options = Options() if options is None else options
     check_int('pictures', pictures, 0)
@@ -70,7 +72,7 @@ def write_report(runner: Runner,
         raise ConfigError(
             f'{runner.cfg.filename}: the model has no MoE layer, so there is '
             'nothing to report; test it with tools/test.py')
-    _check_checkpoint(runner.cfg.load_from, list(layers))
+    _check_experts(runner.cfg.load_from, layers)
     log = read_log(
         find_logs(runner.cfg.load_from) if logs is None else logs)
     coco = _annotations(runner.test_dataloader.dataset)
@@ -80,16 +82,20 @@ def write_report(runner: Runner,
     runner.call_hook('before_test')
     runner.call_hook('before_test_epoch')
     with replacing(folder / 'objects.jsonl') as lines:
-        records = collect(runner, coco, plan(layers) if interventions else [],
-                          lines)
+        records = collect(
+            runner,
+            coco,
+            interventions=plan(layers) if interventions else (),
+            lines=lines)
     tables = dict(
         format=FORMAT,
         version=__version__,
         name=Path(runner.cfg.filename).stem,
         checkpoint=Path(runner.cfg.load_from).name,
         ann_file=str(runner.test_dataloader.dataset.ann_file),
+        test_set=_fingerprint(records),
         **make_tables(records, options),
-        notes=_notes(records) + log.notes)
+        notes=_forced_notes(layers) + _notes(records) + log.notes)
     write_text(folder / 'report.json',
                json.dumps(tables, indent=1, allow_nan=False))
     write_text(folder / 'report.txt', summary(tables))
@@ -100,13 +106,18 @@ def write_report(runner: Runner,
         }, log)
     for illustration in sum(figures.values(), []):
         illustration.save(folder / 'figures')
-    rng = np.random.default_rng(options.seed)
-    return render(
-        folder / 'report.html',
-        'report.html',
+    page = _page(records, tables, figures, pictures, runner.cfg.pretty_text)
+    return write_text(folder / 'report.html', page)
+
+
+def _page(records: Records, tables: dict,
+          figures: Dict[str, List[Illustration]], pictures: int,
+          config: str) -> str:
+    """The page, with as many pictures as fit into its limit."""
+    rng = np.random.default_rng(tables['options']['seed'])
+    content = dict(
         numbers=tables,
         figures=figures,
-        pictures=gallery(records, pictures, options.score_thr),
         extremes={
             name: extremes(records, name, rng)
             for name in records.layers
@@ -114,22 +125,26 @@ def write_report(runner: Runner,
         sizes=SIZES,
         classes=records.classes,
         levels=records.levels,
-        config=runner.cfg.pretty_text)
+        config=config)
+    without = render('report.html', pictures=[], **content)
+    shown = gallery(
+        records,
+        pictures,
+        score_thr=tables['options']['score_thr'],
+        room=MOST_BYTES - len(without.encode()))
+    return render('report.html', pictures=shown, **content)
 
 
-def render(path: Path, template: str, **content) -> Path:
-    """Write a page from a template of this package."""
+def render(template: str, **content) -> str:
+    """A page from a template of this package."""
     environment = Environment(
         loader=PackageLoader('mmdet_moe.analysis'),
         autoescape=select_autoescape(default=True),
         trim_blocks=True,
         lstrip_blocks=True)
-    environment.filters['svg_url'] = _svg_url
     colours = ['#{:02x}{:02x}{:02x}'.format(*c) for c in EXPERT_COLOURS]
-    return write_text(
-        path,
-        environment.get_template(template).render(
-            colours=colours, **content))
+    return environment.get_template(template).render(
+        colours=colours, **content)
 
 
 def summary(tables: dict) -> str:
@@ -157,20 +172,45 @@ def summary(tables: dict) -> str:
     return '\n'.join(blocks) + '\n'
 
 
-def _check_checkpoint(path: str, layers: List[str]) -> None:
-    """A checkpoint without the experts would be reported with random ones."""
+def _check_experts(path: str, layers: Dict[str, MoELayer]) -> None:
+    """A checkpoint without the experts would be reported with random ones.
+
+    Buffers are those of constraints, which are idle in evaluation.
+    """
     state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    state = state.get('state_dict', state)
-    missing = [
-        name for name in layers
-        if not any(key.startswith(f'{name}.') for key in state)
+    state = {
+        key.removeprefix('module.'): value
+        for key, value in state.get('state_dict', state).items()
+    }
+    for name, layer in layers.items():
+        for key, parameter in layer.named_parameters(prefix=name):
+            there = tuple(state[key].shape) if key in state else 'nothing'
+            if there != tuple(parameter.shape):
+                raise DataError(
+                    f'the checkpoint {path} does not fit the MoE layer {name} '
+                    f'of the config: {key} should have the shape '
+                    f'{tuple(parameter.shape)}, there is {there}. A detector '
+                    'without experts can be converted with '
+                    'tools/model_converters/upcycle.py')
+
+
+def _fingerprint(records: Records) -> str:
+    """Equal for runs over the same pictures and objects."""
+    objects = records.objects
+    return sha256(json.dumps([
+        [[p.img_id, Path(p.path).name] for p in records.pictures],
+        records.classes, objects.label.tolist(), objects.box.tolist()
+    ]).encode()).hexdigest()[:16]
+
+
+def _forced_notes(layers: Dict[str, MoELayer]) -> List[str]:
+    forced = [
+        name for name, layer in layers.items() if layer.forcing is not None
     ]
-    if missing:
-        raise DataError(
-            f'the checkpoint {path} has nothing for the MoE layer '
-            f'{missing[0]} of the config: it is of another model, or of one '
-            'without experts. A dense one can be converted with '
-            'tools/model_converters/upcycle.py')
+    return [
+        'The config overrules the gates of these layers (MoEHook.forcing), in '
+        'everything that is called "as it is" too: ' + ', '.join(forced) + '.'
+    ] if forced else []
 
 
 def _annotations(dataset) -> COCO:
@@ -183,9 +223,13 @@ def _annotations(dataset) -> COCO:
         return COCO(path)
 
 
-def _notes(records) -> List[str]:
+def _notes(records: Records) -> List[str]:
     """What a reader has to know about the data before the tables."""
     notes = []
+    notes += [
+        f'The MoE layer {name} is left out: {why}.'
+        for name, why in records.left_out.items()
+    ]
     if len(records.objects) == 0:
         notes.append('The test pictures have no annotated object: there is '
                      'no AP, and nothing to assign.')
@@ -208,10 +252,3 @@ def _notes(records) -> List[str]:
         notes.append('The head of this detector does not say which level an '
                      'object belongs to, so tables by level are missing.')
     return notes
-
-
-def _svg_url(illustration: Illustration) -> str:
-    file = io.BytesIO()
-    illustration.figure.savefig(file, format='svg', bbox_inches='tight')
-    return ('data:image/svg+xml;base64,' +
-            base64.b64encode(file.getvalue()).decode())

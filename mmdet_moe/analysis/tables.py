@@ -1,6 +1,6 @@
 """Records -> the numbers of the report: JSON-ready, None where there is none.
 
-Every figure that is a mean over pictures has a 95 % interval ``low``, ``high``
+Every number that is a mean over pictures has a 95 % interval ``low``, ``high``
 by bootstrap over the pictures.
 """
 from dataclasses import asdict, dataclass
@@ -15,13 +15,8 @@ from mmdet_moe.evaluation.assignment_table import (
 )
 from mmdet_moe.layers.checks import check_int, fail
 
-from .average_precision import FIGURES, AveragePrecision
-from .information import (
-    Assignment,
-    expert_tells,
-    input_dependence,
-    level_tells,
-)
+from .average_precision import METRICS, AveragePrecision
+from .information import expert_tells, input_dependence, level_tells
 from .records import LayerRecord, Records, Things
 from .resampling import bootstrap_counts, interval
 
@@ -56,8 +51,9 @@ def make_tables(records: Records, options: Options) -> dict:
     """All numbers of the report.
 
     Returns:
-        ``num_images``, ``num_objects``; ``ap``; ``layers``, by name, as
-        :func:`layer_tables` gives them; ``interventions``, a list.
+        ``num_images``, ``num_objects``, ``num_true_positives``; ``options``;
+        ``ap``; ``layers``, by name, as :func:`layer_tables` gives them;
+        ``interventions``, a list.
     """
     rng = np.random.default_rng(options.seed)
     counts = bootstrap_counts(
@@ -72,29 +68,43 @@ def make_tables(records: Records, options: Options) -> dict:
         options=asdict(options),
         ap=_ap(base),
         layers={
-            name: layer_tables(records, name, correct, counts, options)
+            name: layer_tables(
+                records,
+                name,
+                correct=correct,
+                counts=counts,
+                options=options)
             for name in records.layers
         },
         interventions=_interventions(records, base, counts))
 
 
-def layer_tables(records: Records, name: str, correct: Things,
+def layer_tables(records: Records, name: str, *, correct: Things,
                  counts: np.ndarray, options: Options) -> dict:
     """The numbers of one MoE layer.
 
+    Args:
+        records: Of a run.
+        name: Of the layer.
+        correct: True positives.
+        counts: (R, I) how often each picture is in each resample.
+        options: How the numbers are made.
+
     Returns:
-        ``experts``, ``top_k``, ``maps``; importance, share, their CV and
-        living experts, over all decisions; ``input_dependence``; ``objects``
-        and ``true_positives`` by size, level, class and supercategory;
-        ``specialisation``, what the expert tells of the objects.
+        ``experts``, ``top_k``, ``maps`` and ``patches``: E, K, L, P;
+        importance, share, their CV and living experts, over all decisions,
+        and of the first three ``intervals``; ``input_dependence``;
+        ``objects`` and ``true_positives`` by size, level, class and
+        supercategory; ``specialisation``, what the expert tells of the
+        objects.
     """
     layer = records.layers[name]
     return dict(
         experts=layer.experts,
         top_k=layer.top_k,
-        maps=layer.weights.shape[1],
+        maps=layer.maps,
         patches=layer.weights.shape[2],
-        **usage(layer.weights.reshape(-1, layer.experts)),
+        **usage(layer.weights[layer.distinct]),
         intervals=_usage_intervals(layer, counts),
         input_dependence=_input_dependence(layer, counts),
         objects=_by_group(records, name, records.objects, counts),
@@ -123,7 +133,7 @@ def _by_group(records: Records, name: str, things: Things,
     located = records.located(name, things)
     tables = dict(unassigned=int((~located).sum()))
     things = things[located]
-    weights = records.assignment(name, things).weights
+    weights = records.weights(name, things)
     for by, (group, names) in groupings(records, things).items():
         known = group >= 0  # without a level
         table = assignment_table(weights[known], group[known],
@@ -153,11 +163,11 @@ def _weight_intervals(weights: np.ndarray, group: np.ndarray, groups: int,
 
 
 def _usage_intervals(layer: LayerRecord, counts: np.ndarray) -> dict:
-    """Of importance, share, their CV and the number of living experts."""
-    per_picture = layer.weights.mean(axis=(1, 2))  # (I, E)
-    selected = (layer.weights > 0).mean(axis=(1, 2))
-    total = counts.sum(axis=1, keepdims=True)
-    importance, share = (counts @ x / total for x in (per_picture, selected))
+    """Of importance, share and their CV."""
+    total = (counts @ layer.distinct.sum(axis=(1, 2)))[:, None]
+    importance, share = (
+        counts @ (x * layer.distinct[..., None]).sum(axis=(1, 2)) / total
+        for x in (layer.weights, layer.weights > 0))
     result = {
         key: [interval(x[:, e]) for e in range(layer.experts)]
         for key, x in (('importance', importance), ('share', share))
@@ -174,7 +184,8 @@ def _input_dependence(layer: LayerRecord, counts: np.ndarray) -> dict:
     result = dict(most=float(np.log2(layer.experts)))
     for key, given_place in (('all', False), ('given_place', True)):
         bits, drawn = (
-            input_dependence(layer.weights, c, given_place=given_place)
+            input_dependence(
+                layer.weights, layer.distinct, c, given_place=given_place)
             for c in (None, counts))
         result[key] = dict(bits=float(bits[0]), interval=interval(drawn))
     return result
@@ -184,53 +195,49 @@ def _specialisation(records: Records, name: str,
                     options: Options) -> List[dict]:
     """A row for each question: does the expert tell size, level, class?"""
     things = records.objects[records.located(name, records.objects)]
+    weights, level = records.weights(name, things), things.level.astype(int)
     rng = np.random.default_rng(options.seed)
     rows = []
     for by, (group, names) in groupings(records, things).items():
-        for given_level in (False, True):
-            if given_level and (by == 'level' or not records.levels):
+        known, with_level = group >= 0, (group >= 0) & (level >= 0)
+        beside_level = by != 'level' and with_level.any()
+        for given_level, asked in ((False, known), (True, with_level)):
+            if not asked.any() or given_level and not beside_level:
                 continue
-            known = group >= 0
-            if given_level:
-                known &= things.level >= 0
-            if known.any():
-                rows.append(
-                    _row(
-                        records.assignment(name, things[known]), group[known],
-                        len(names), by, given_level, rng, options))
+            tells = expert_tells(
+                weights[asked],
+                group[asked],
+                groups=len(names),
+                picture=things.picture[asked],
+                rng=rng,
+                level=level[asked] if given_level else None,
+                permutations=options.permutations)
+            lookup = level_tells(
+                weights[with_level],
+                group[with_level],
+                groups=len(names),
+                level=level[with_level]
+            ) if beside_level and not given_level else None
+            rows.append(
+                dict(
+                    of=by,
+                    given_level=given_level,
+                    objects=int(asked.sum()),
+                    **asdict(tells),
+                    by_level_only=lookup))
     return rows
-
-
-def _row(assignment: Assignment, group: np.ndarray, groups: int, of: str,
-         given_level: bool, rng: np.random.Generator,
-         options: Options) -> dict:
-    tells = expert_tells(
-        assignment,
-        group,
-        groups,
-        rng,
-        given_level=given_level,
-        permutations=options.permutations)
-    return dict(
-        of=of,
-        given_level=given_level,
-        objects=len(assignment),
-        **asdict(tells),
-        by_level_only=None if given_level or of == 'level' else level_tells(
-            assignment, group, groups))
 
 
 def _resampled(ap: AveragePrecision,
                counts: np.ndarray) -> Dict[str, np.ndarray]:
-    """Each figure, of the pictures themselves and then of each resample."""
-    rows = [ap()] + [ap(c) for c in counts]
-    return {name: np.array([row[name] for row in rows]) for name in FIGURES}
+    """Each metric, of the pictures themselves and then of each resample."""
+    return ap.resampled(np.concatenate([np.ones_like(counts[:1]), counts]))
 
 
-def _ap(figures: Dict[str, np.ndarray]) -> Dict[str, dict]:
+def _ap(metrics: Dict[str, np.ndarray]) -> Dict[str, dict]:
     return {
         name: dict(value=_number(x[0]), interval=interval(x[1:]))
-        for name, x in figures.items()
+        for name, x in metrics.items()
     }
 
 
@@ -242,15 +249,15 @@ def _interventions(records: Records, base: Dict[str, np.ndarray],
     """
     rows = []
     for intervention, ap in records.interventions.items():
-        figures = base if ap is records.ap else _resampled(ap, counts)
+        metrics = base if ap is records.ap else _resampled(ap, counts)
         rows.append(
             dict(
                 **asdict(intervention),
                 as_trained=ap is records.ap,
-                ap=_ap(figures),
+                ap=_ap(metrics),
                 difference=_ap(
-                    {name: figures[name] - base[name]
-                     for name in FIGURES})))
+                    {name: metrics[name] - base[name]
+                     for name in METRICS})))
     return rows
 
 

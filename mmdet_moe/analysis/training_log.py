@@ -1,9 +1,10 @@
 """How the assignment moved in training, from the logs of a run."""
 import json
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Pattern, Sequence, Tuple
 
 import numpy as np
 
@@ -13,21 +14,23 @@ from mmdet_moe.files import DataError
 _IMPORTANCE = re.compile(r'moe/(.+)/importance_(\d+)$')
 _SIZE = re.compile(rf'moe/(.+)_expert(\d+)_({"|".join(SIZES)})$')
 
+#: What a layer had at some steps: steps (n,), values (n, ...).
+Series = Tuple[np.ndarray, np.ndarray]
+
 
 @dataclass
 class TrainingLog:
     """What was logged.
 
     Attributes:
-        importance: By layer: iterations (n,), importance (n, E).
-        sizes: By name in the metric: epochs (n,), mean weight by object size
-            (n, E, 3); NaN where there was no such object.
+        importance: By layer: importance (n, E) at n iterations.
+        sizes: By name in the metric: mean weight by object size (n, E, 3) at
+            n validations; NaN where there was no such object. Their steps
+            are epochs or iterations, as logged.
         notes: What is wrong with the files.
     """
-    importance: Dict[str, Tuple[np.ndarray, np.ndarray]] = field(
-        default_factory=dict)
-    sizes: Dict[str, Tuple[np.ndarray, np.ndarray]] = field(
-        default_factory=dict)
+    importance: Dict[str, Series] = field(default_factory=dict)
+    sizes: Dict[str, Series] = field(default_factory=dict)
     notes: List[str] = field(default_factory=list)
 
 
@@ -38,44 +41,63 @@ def find_logs(checkpoint: str) -> List[Path]:
 
 
 def read_log(paths: Sequence[Path]) -> TrainingLog:
-    """Read MMEngine's logs, line by line; of a step the last one counts.
+    """Read MMEngine's logs, line by line.
 
-    A line that cannot be read, as the last one of a run that was killed, is
-    left out and noted.
+    A run that begins later than the one before it goes on with it, and counts
+    from there; one that begins as early takes its place. A line that cannot
+    be read, as the last one of a run that was killed, is left out and noted.
+
+    Args:
+        paths: ``scalars.json`` of runs, oldest first.
 
     Raises:
         DataError: A file is not there.
     """
     log = TrainingLog()
-    importance: Dict[str, Dict[int, dict]] = {}
-    sizes: Dict[str, Dict[int, dict]] = {}
+    importance, sizes = {}, {}
     for path in paths:
         if not Path(path).is_file():
             raise DataError(f'the training log {path} does not exist')
-        for row in _rows(Path(path), log.notes):
-            step = row.get('step')
-            for key, value in row.items():
-                found = _IMPORTANCE.match(key)
-                if found:
-                    layer, e = found.groups()
-                    importance.setdefault(layer, {}).setdefault(
-                        step, {})[int(e)] = value
-                found = _SIZE.match(key)
-                if found:
-                    layer, e, size = found.groups()
-                    sizes.setdefault(layer, {}).setdefault(
-                        step, {})[int(e), SIZES.index(size)] = value
-    for layer, steps in importance.items():
-        experts = 1 + max(e for row in steps.values() for e in row)
-        log.importance[layer] = _table(steps, (experts, ))
-    for layer, steps in sizes.items():
-        experts = 1 + max(e for row in steps.values() for e, _ in row)
-        log.sizes[layer] = _table(steps, (experts, len(SIZES)))
+        rows = list(_rows(Path(path), log.notes))
+        for before, pattern, place in (
+            (importance, _IMPORTANCE, lambda e: (int(e), )),
+            (sizes, _SIZE, lambda e, size: (int(e), SIZES.index(size)))):
+            for layer, steps in _find(rows, pattern, place).items():
+                first = min(steps)
+                kept = {
+                    step: values
+                    for step, values in before.get(layer, {}).items()
+                    if step < first
+                }
+                before[layer] = {**kept, **steps}
+    log.importance = {layer: _table(x) for layer, x in importance.items()}
+    log.sizes = {
+        layer: _table(x, len(SIZES)) for layer, x in sizes.items()
+    }
+    if len(paths) > 1:
+        log.notes.append(
+            'The training was logged in several files, taken as one training '
+            'that went on: ' +
+            ', '.join(Path(path).parent.parent.name for path in paths) + '.')
     if paths and not log.importance:
-        log.notes.append('the training log has no importance of experts: the '
+        log.notes.append('The training log has no importance of experts: the '
                          'run was cut off before the first entry, or had no '
-                         'MoEHook')
+                         'MoEHook.')
     return log
+
+
+def _find(rows: Sequence[dict], pattern: Pattern,
+          place: Callable[..., tuple]) -> Dict[str, Dict[int, dict]]:
+    """By layer and step: value by place, which is made of what the pattern
+    finds after the layer's name."""
+    found = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        for key, value in row.items():
+            match = pattern.match(key)
+            if match:
+                layer, *rest = match.groups()
+                found[layer][row['step']][place(*rest)] = value
+    return found
 
 
 def _rows(path: Path, notes: List[str]) -> Iterator[dict]:
@@ -89,14 +111,15 @@ def _rows(path: Path, notes: List[str]) -> Iterator[dict]:
                 yield row
             elif line.strip():
                 notes.append(f'{path.parent.parent.name}/{path.name}: line '
-                             f'{number} is cut off or broken, and left out')
+                             f'{number} is cut off or broken, and left out.')
 
 
-def _table(steps: Dict[int, dict],
-           shape: tuple) -> Tuple[np.ndarray, np.ndarray]:
+def _table(steps: Dict[int, dict], *shape: int) -> Series:
+    """Values by place (expert, ...), the others of a shape."""
     order = sorted(steps)
-    values = np.full((len(order), *shape), np.nan)
+    experts = 1 + max(place[0] for row in steps.values() for place in row)
+    values = np.full((len(order), experts, *shape), np.nan)
     for i, step in enumerate(order):
         for place, value in steps[step].items():
-            values[(i, *np.atleast_1d(place))] = value
+            values[(i, *place)] = value
     return np.array(order), values

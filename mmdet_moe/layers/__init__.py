@@ -34,7 +34,7 @@ from .routing import Routing, top_k_routing
 from .scopes import SCOPES, Scope
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import coefficient_of_variation, living_experts
-from .tracing import MapDecision, cell_starts, traced
+from .tracing import MapDecision, patch_starts, traced
 from .upcycling import UpcyclingReport, add_noise, upcycle
 
 __all__ = [
@@ -42,8 +42,8 @@ __all__ = [
     'Gate', 'GateNoise', 'HardConstraint', 'MapDecision', 'MeanImportance',
     'MoELayer', 'Parallel', 'RelativeImportance', 'RememberingDispatch',
     'Routing', 'Scope', 'SoftConstraint', 'StepSummary', 'UpcyclingReport',
-    'add_noise', 'cell_starts', 'coefficient_of_variation', 'dense_dispatch',
-    'force', 'forced', 'fresh_copy', 'living_experts', 'logits_of',
-    'match_layers', 'moe_layers', 'receptive_radius', 'sparse_dispatch',
+    'add_noise', 'coefficient_of_variation', 'dense_dispatch', 'force',
+    'forced', 'fresh_copy', 'living_experts', 'logits_of', 'match_layers',
+    'moe_layers', 'patch_starts', 'receptive_radius', 'sparse_dispatch',
     'top_k_routing', 'traced', 'upcycle'
 ]

@@ -25,10 +25,10 @@ class Scope:
 
     Attributes:
         repeatable: Whether a layer may be called level by level.
-        cells: Rows and columns of decisions that a level has at most.
+        grid: Rows and columns of decisions that a level has at most.
     """
     repeatable = True
-    cells = 1
+    grid = 1
 
     def fit(self, expert: nn.Module) -> None:
         """Look at an expert before the first use.
@@ -120,7 +120,7 @@ class PatchScope(Scope):
     """
 
     def __init__(self, grid: int = 3) -> None:
-        self.cells = check_int('grid', grid, 1)
+        self.grid = check_int('grid', grid, 1)
         self.halo = 0
 
     def fit(self, expert):
@@ -190,11 +190,11 @@ class PatchScope(Scope):
         return grids
 
     def _axes(self, x: Tensor) -> Tuple['_Axis', '_Axis']:
-        return (_Axis(x.shape[-2], self.cells, self.halo),
-                _Axis(x.shape[-1], self.cells, self.halo))
+        return (_Axis(x.shape[-2], self.grid, self.halo),
+                _Axis(x.shape[-1], self.grid, self.halo))
 
     def __repr__(self) -> str:
-        return f'PatchScope(grid={self.cells})'
+        return f'PatchScope(grid={self.grid})'
 
 
 class _Axis:

@@ -13,9 +13,9 @@ from .moe import MoELayer, moe_layers
 class MapDecision:
     """What a layer decided about one feature map of B images.
 
-    G is the number of rows and columns that the scope divides a map into, 1
-    where a decision covers the whole map. A map with fewer rows or columns
-    has some decisions several times.
+    G is the number of rows and columns of patches that the scope divides a map
+    into, 1 where a decision covers the whole map. A map with fewer rows or
+    columns than that has some decisions several times.
 
     Attributes:
         weights: (B, G, G, E).
@@ -28,10 +28,20 @@ class MapDecision:
     height: int
     width: int
 
+    @property
+    def distinct(self) -> Tensor:
+        """(G, G) bool: True once for each decision, the last of the several
+        places that it may have."""
+        grid = self.weights.shape[1]
+        rows, columns = (
+            patch_starts(n, grid).diff(append=torch.tensor([n])) > 0
+            for n in (self.height, self.width))
+        return rows[:, None] & columns
 
-def cell_starts(length: int, cells: int) -> Tensor:
-    """First of the positions along a side of a map that each cell covers."""
-    return torch.arange(cells) * length // cells
+
+def patch_starts(length: int, grid: int) -> Tensor:
+    """First of the positions along a side of a map that each patch covers."""
+    return torch.arange(grid) * length // grid
 
 
 @contextmanager
@@ -75,17 +85,17 @@ def traced(model: nn.Module) -> Iterator[Dict[str, List[MapDecision]]]:
 
 def _decisions(layer: MoELayer) -> List[MapDecision]:
     """Those of the latest call of a layer."""
-    routing, cells = layer.routing, layer.scope.cells
+    routing, grid = layer.routing, layer.scope.grid
     return [
         MapDecision(
-            _thin(weights, cells), _thin(logits, cells), *shape[1:])
+            _thin(weights, grid), _thin(logits, grid), *shape[1:])
         for weights, logits, shape in zip(
             layer.grids(routing.weights), layer.grids(routing.logits),
             layer.map_shapes)
     ]
 
 
-def _thin(grid: Tensor, cells: int) -> Tensor:
-    """A value per position, or one for all (B, gh, gw, E) -> one per cell."""
-    rows, columns = (cell_starts(n, cells) for n in grid.shape[1:3])
-    return grid[:, rows][:, :, columns]
+def _thin(values: Tensor, grid: int) -> Tensor:
+    """A row per position, or one for all (B, gh, gw, E) -> one per patch."""
+    rows, columns = (patch_starts(n, grid) for n in values.shape[1:3])
+    return values[:, rows][:, :, columns]

@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet_moe.analysis.average_precision import FIGURES, AveragePrecision
+from mmdet_moe.analysis.average_precision import METRICS, AveragePrecision
 
 
 def dataset(pictures=12, seed=0):
@@ -47,7 +47,7 @@ def coco_of(content, tmp_path):
 
 
 def reference(coco, img_ids, detections):
-    """The six figures by COCOeval itself."""
+    """The six metrics by COCOeval itself."""
     results = [
         dict(image_id=i, category_id=int(c) + 1, score=float(s),
              bbox=[b[0], b[1], b[2] - b[0], b[3] - b[1]])
@@ -78,17 +78,18 @@ def test_it_is_coco_s(tmp_path, seed):
     order = np.random.default_rng(seed).permutation(len(img_ids))
     ap = ap_of(coco, [img_ids[i] for i in order],
                [detections[i] for i in order])
-    figures = ap()
-    assert list(figures.values()) == pytest.approx(
+    metrics = ap()
+    assert list(metrics.values()) == pytest.approx(
         reference(coco, img_ids, detections).tolist(), abs=1e-12)
-    assert set(figures) == set(FIGURES)
+    assert set(metrics) == set(METRICS)
 
 
 def test_a_resample_is_a_dataset_with_pictures_repeated(tmp_path):
     content, detections = dataset()
     img_ids = [i['id'] for i in content['images']]
     counts = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12))
-    resampled = ap_of(coco_of(content, tmp_path), img_ids, detections)(counts)
+    ap = ap_of(coco_of(content, tmp_path), img_ids, detections)
+    resampled = {k: x[0] for k, x in ap.resampled(counts[None]).items()}
     repeated = dict(content, images=[], annotations=[])
     found = []
     for i, times in enumerate(counts):
@@ -126,9 +127,9 @@ def test_true_positives(tmp_path):
     ap = AveragePrecision(coco_of(content, tmp_path), [1, 2, 3], [1])
     # of two that match, the better score takes the object; class b has none
     assert ap.add([1], [found])[0].tolist() == [False, True, False, False]
-    figures = ap()
-    assert figures['AP50'] == pytest.approx(0.5)  # second of the ranking
-    assert np.isnan(figures['AP_L'])
+    metrics = ap()
+    assert metrics['AP50'] == pytest.approx(0.5)  # second of the ranking
+    assert np.isnan(metrics['AP_L'])
 
 
 def test_nothing_detected_and_nothing_there(tmp_path):

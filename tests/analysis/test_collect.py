@@ -12,6 +12,7 @@ from torch import nn
 
 from mmdet_moe.analysis.collect import Collector
 from mmdet_moe.analysis.interventions import Intervention, plan
+from mmdet_moe.files import DataError
 from mmdet_moe.layers import MoELayer, forced, moe_layers
 
 MOE = dict(num_experts=3, top_k=2)
@@ -26,7 +27,7 @@ def build(load_config, **parts):
     detector.init_weights()
     # what is detected, and by whom, should depend on the picture
     for layer in moe_layers(detector).values():
-        nn.init.normal_(layer.gate.weight, std=3)
+        nn.init.normal_(layer.gate.weight, std=0.02)
     return detector.eval()
 
 
@@ -71,9 +72,11 @@ class Kept:
 
 def collector(detector, data, interventions=(), lines=None):
     return Collector(
-        detector, annotations(data), [f'class {c}' for c in range(5)],
-        [s.img_id for s in data['data_samples']], interventions,
-        io.StringIO() if lines is None else lines)
+        detector, coco=annotations(data),
+        classes=[f'class {c}' for c in range(5)],
+        img_ids=[s.img_id for s in data['data_samples']],
+        interventions=interventions,
+        lines=io.StringIO() if lines is None else lines)
 
 
 @pytest.mark.parametrize('parts', [
@@ -90,16 +93,19 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
     layers = moe_layers(detector)
     chosen = [i for i in plan(layers) if i.value < 2 or i.kind == 'top_k']
     run = collector(detector, batch(), chosen)
-    run.ap = as_it_is = Kept()
+    as_it_is_ap, run.ap = run.ap, Kept()
+    as_it_is = run.ap
     for i in run.interventions:
-        if run.interventions[i] is not None:
-            run.interventions[i] = Kept()
+        # K' = K changes nothing, so it is not run
+        assert (run.interventions[i] is as_it_is_ap) == (
+            i.kind == 'top_k' and i.value == MOE['top_k'])
+        run.interventions[i] = Kept()
     features = []
     detector.backbone.register_forward_hook(lambda *_: features.append(1))
     run.process(batch())
     before = sum(i.layer.startswith('neck') for i in chosen)
     assert len(features) == 1 + before
-    changed = 0
+    changed = dict.fromkeys(chosen, False)
     for i, kept in run.interventions.items():
         with forced(detector, layers=i.layer, **{i.kind: i.value}):
             separate = detector.test_step(batch())
@@ -111,9 +117,14 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
                 found.scores.numpy(), rel=1e-4)
             assert ours['bboxes'] == pytest.approx(
                 found.bboxes.numpy(), abs=1e-3)
-            changed += any(ours[key] != pytest.approx(usual[key], rel=1e-3)
-                           for key in ('scores', 'bboxes'))
-    assert changed > len(chosen) / 2  # it is not the same run again and again
+            changed[i] |= any(ours[key] != pytest.approx(usual[key], rel=1e-3)
+                              for key in ('scores', 'bboxes'))
+    # to drop an expert that is not used changes nothing, nor does K' = K
+    used = {name: layer.weights.max(axis=(0, 1, 2)) > 0
+            for name, layer in run.records().layers.items()}
+    assert changed == {
+        i: i.value != MOE['top_k'] if i.kind == 'top_k' else
+        i.kind == 'expert' or used[i.layer][i.value] for i in chosen}
     assert 'extract_feat' not in vars(detector)
     assert all(layer.forcing is None for layer in layers.values())
 
@@ -135,19 +146,84 @@ def test_what_is_kept_of_the_pictures(load_config):
         mine = records.objects[records.objects.picture == b]
         assert mine.level.tolist() == sample.gt_instances.level_ids.tolist()
         found = records.detections[records.detections.picture == b]
-        weights = records.assignment('bbox_head.reg_subnet', found).weights
+        weights = records.weights('bbox_head.reg_subnet', found)
         assert weights == pytest.approx(
             sample.pred_instances.reg_expert_weights.numpy())
     # a convolution of the neck sees one map, so all objects are under it
     neck = records.layers['neck.fpn_convs.0.conv']
     assert neck.weights.shape == (2, 1, 1, 3)
-    weights = records.assignment('neck.fpn_convs.0.conv',
-                                 records.objects).weights
+    weights = records.weights('neck.fpn_convs.0.conv', records.objects)
     assert (weights == neck.weights[records.objects.picture, 0, 0]).all()
     rows = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert len(rows) == len(records.objects) == 8
     assert rows[0]['weights']['neck.fpn_convs.0.conv'] == pytest.approx(
         weights[0].tolist())
+
+
+def test_layers_that_do_not_decide_about_pictures_are_left_out(load_config):
+    detector = build(load_config, bbox_head=dict(moe=MOE, moe_in='cls'))
+    for name in ('regions', 'idle', 'maps'):
+        detector.add_module(name, MoELayer(
+            lambda: nn.Conv2d(8, 8, 1), 8, **MOE).eval())
+
+    def use(*_):
+        detector.regions(torch.rand(7, 8, 3, 3))
+        detector.maps([torch.rand(2, 8, 3, 3)] * 2)
+
+    detector.bbox_head.register_forward_hook(use)
+    data = batch()
+    run = collector(detector, data, plan(moe_layers(detector)))
+    run.process(data)
+    records = run.records()
+    assert list(records.layers) == ['bbox_head.cls_subnet']
+    assert {i.layer for i in records.interventions} == set(records.layers)
+    assert 'about 7 things where there are 2' in records.left_out['regions']
+    assert 'not used in prediction' in records.left_out['idle']
+    assert 'sees 2 maps, and the head has 5' in records.left_out['maps']
+    tables = records.objects.patch.keys() | records.detections.patch.keys()
+    assert tables == set(records.layers)
+
+
+def test_no_layer_decides_about_pictures(load_config):
+    detector = build(load_config, bbox_head=dict(moe=MOE, moe_in='cls'))
+    detector.bbox_head.init_cfg = None
+    head = MODELS.build(load_config('retinanet_fpn_shapes').model).bbox_head
+    detector.idle, detector.bbox_head = detector.bbox_head, head.eval()
+    data = batch()
+    run = collector(detector, data)
+    run.process(data)
+    with pytest.raises(ValueError, match='idle.cls_subnet: it is not used'):
+        run.records()
+
+
+def test_a_gate_that_gives_nan_is_told(load_config):
+    detector = build(load_config, bbox_head=dict(moe=MOE, moe_in='cls'))
+    detector.bbox_head.cls_subnet.gate.weight.data[0, 0] = torch.nan
+    data = batch()
+    with pytest.raises(DataError, match='cls_subnet gives NaN for .* 0.jpg'):
+        collector(detector, data).process(data)
+
+
+def test_ignored_objects_are_no_objects(load_config):
+    """As for CocoDataset; COCOeval would take them for objects."""
+    detector, data = build(load_config, bbox_head=dict(moe=MOE)), batch()
+    run = collector(detector, data, plan(moe_layers(detector))[:1])
+    run.coco.anns[100]['ignore'] = 1
+    run.process(data)
+    assert len(run.records().objects) == 7
+    assert run.coco.anns[100]['ignore'] == 1
+
+
+def test_a_head_with_another_assigner_has_no_levels(load_config):
+    """ATSS asks for more than anchors."""
+    model = load_config('retinanet_moe_fpn_shapes').model
+    model.train_cfg.assigner = dict(type='ATSSAssigner', topk=9)
+    detector, data = MODELS.build(model).eval(), batch()
+    run = collector(detector, data)
+    run.process(data)
+    records = run.records()
+    assert records.levels == 0 and set(records.objects.level) == {-1}
+    assert not records.located('bbox_head.cls_subnet', records.objects).any()
 
 
 def test_the_plan():

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from mmdet_moe.analysis.information import (
-    Assignment,
     expert_tells,
     input_dependence,
     level_tells,
@@ -42,7 +41,8 @@ def test_input_dependence(weights, all_, given_place):
     # a resample that takes one picture only sees no difference
     one = np.zeros((1, len(weights)))
     one[0, 0] = len(weights)
-    assert input_dependence(weights, one, given_place=True) == 0
+    assert input_dependence(
+        weights, counts=one, given_place=True) == pytest.approx(0)
 
 
 class World:
@@ -61,17 +61,18 @@ class World:
         self.label = self.rng.integers(0, 3, shape)
         self.level = levels
 
-    def assignment(self, expert):
+    def tells(self, expert, group, permutations=199, given_level=False):
         """expert: (pictures, levels) int"""
-        picture, level = np.indices((PICTURES, LEVELS)).reshape(2, -1)
-        return Assignment(
-            np.eye(E)[expert][:, :, None], picture, level,
-            np.zeros_like(level), level)
-
-    def tells(self, expert, group, permutations=199, **options):
         return expert_tells(
-            self.assignment(expert), group.reshape(-1), 3,
-            np.random.default_rng(1), permutations=permutations, **options)
+            np.eye(E)[expert.reshape(-1)], group.reshape(-1), groups=3,
+            picture=np.arange(PICTURES).repeat(LEVELS),
+            level=self.level.reshape(-1) if given_level else None,
+            rng=np.random.default_rng(1), permutations=permutations)
+
+    def lookup(self, expert, group):
+        return level_tells(
+            np.eye(E)[expert.reshape(-1)], group.reshape(-1), groups=3,
+            level=self.level.reshape(-1))
 
 
 def test_by_size():
@@ -81,8 +82,7 @@ def test_by_size():
     given = world.tells(world.size, world.size, given_level=True)
     assert given.normalised == pytest.approx(1) and given.p_value == 1 / 200
     # the level says something of the size, but not all
-    lookup = level_tells(world.assignment(world.size),
-                         world.size.reshape(-1), 3)
+    lookup = world.lookup(world.size, world.size)
     assert 0.1 < lookup['normalised'] < 0.9
     assert world.tells(world.size, world.label).p_value > 0.05
 
@@ -99,8 +99,7 @@ def test_by_level_only():
     world = World()
     tells = world.tells(world.level, world.size)
     assert tells.bits > 0.3 and tells.p_value == 1 / 200
-    lookup = level_tells(world.assignment(world.level),
-                         world.size.reshape(-1), 3)
+    lookup = world.lookup(world.level, world.size)
     assert lookup['bits'] == pytest.approx(tells.bits)
     given = world.tells(world.level, world.size, given_level=True)
     assert given.bits == pytest.approx(0, abs=1e-12) and given.p_value == 1
@@ -115,30 +114,58 @@ def test_constant():
         assert tells.p_value == 1
 
 
-@pytest.mark.parametrize('given_level', [False, True])
-@pytest.mark.parametrize('by_picture', [False, True])
-def test_by_chance_p_values_are_uniform(given_level, by_picture):
-    """Also where the objects of a picture share class and decision."""
+def unrelated(kind, seed):
+    """Weights and classes that have nothing to do with each other, but much
+    with the objects' picture, decision or level; some have many objects."""
+    rng = np.random.default_rng(seed)
+    shape = (PICTURES, LEVELS)
+    many = rng.poisson(rng.gamma(1.5, 6, (PICTURES, 1)) * [0.6, 0.3, 0.1])
+    picture, level = (x.reshape(-1).repeat(many.reshape(-1))
+                      for x in np.indices(shape))
+    expert = rng.integers(0, E, shape)
+    label = rng.integers(0, 3, len(picture))
+    if kind == 'a gate that knows the level only':
+        expert = np.broadcast_to(np.arange(LEVELS), shape)
+    elif kind == 'a gate and classes by picture':
+        expert = np.broadcast_to(expert[:, :1], shape)
+        label = rng.integers(0, 3, PICTURES)[picture]
+    elif kind == 'classes by decision':
+        label = rng.integers(0, 3, shape)[picture, level]
+    elif kind == 'classes by level':
+        label = np.where(rng.random(len(label)) < 0.8, level, label)
+    return dict(weights=np.eye(E)[expert[picture, level]], group=label,
+                groups=3, picture=picture, rng=rng), level
+
+
+@pytest.mark.parametrize('kind, given_level', [
+    ('a gate by decision', False),
+    ('a gate that knows the level only', False),
+    ('a gate and classes by picture', True),
+    ('classes by decision', True),
+    ('classes by level', False),
+    ('classes by level', True)])
+def test_p_values_are_uniform_if_nothing_is_told(kind, given_level):
     p = []
-    for seed in range(60):
-        world = World(seed)
-        # a column for each picture, or for each level of it
-        shape = (PICTURES, 1 if by_picture else LEVELS)
-        expert = np.broadcast_to(
-            world.rng.integers(0, E, shape), (PICTURES, LEVELS))
-        label = np.broadcast_to(
-            world.rng.integers(0, 3, (PICTURES, 1)), (PICTURES, LEVELS))
-        p.append(
-            world.tells(expert, label, 39, given_level=given_level).p_value)
-    # 60 uniform numbers: mean 0.51 +- 0.04, up to 0.05: 3 +- 1.7
-    assert 0.4 < np.mean(p) < 0.62
-    assert np.sum(np.array(p) <= 0.05) <= 8
+    for seed in range(200):
+        objects, level = unrelated(kind, seed)
+        p.append(expert_tells(
+            **objects, level=level if given_level else None,
+            permutations=39).p_value)
+    # 200 uniform numbers: mean 0.51 +- 0.02, up to 0.05: 10 +- 3
+    assert 0.44 < np.mean(p) < 0.58
+    assert np.sum(np.array(p) <= 0.05) <= 20
+
+
+def test_chance_is_what_is_found_if_nothing_is_told():
+    found = [expert_tells(**unrelated('a gate by decision', seed)[0],
+                          permutations=39) for seed in range(200)]
+    assert np.mean([x.bits for x in found]) == pytest.approx(
+        np.mean([x.chance for x in found]), rel=0.15)
 
 
 def test_all_objects_alike():
     world = World()
     tells = world.tells(world.size, np.zeros_like(world.size))
     assert tells.normalised is None and tells.bits == 0 and tells.p_value == 1
-    lookup = level_tells(
-        world.assignment(world.size), np.zeros(PICTURES * LEVELS, int), 3)
+    lookup = world.lookup(world.size, np.zeros_like(world.size))
     assert lookup['normalised'] is None

@@ -1,26 +1,70 @@
-"""Intervals by hand, where a bootstrap has few outcomes."""
+"""Tables of records whose answers are known."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from planted import records
 
-from mmdet_moe.analysis.resampling import bootstrap_counts, interval
-from mmdet_moe.analysis.tables import _weight_intervals
-
-
-def test_an_interval_holds_95_per_cent():
-    assert interval(np.arange(1001.0)) == pytest.approx(
-        dict(low=25, high=975))
-    some = np.arange(1001.0)
-    some[:300] = np.nan  # nothing to count in these resamples
-    assert interval(some)['low'] == pytest.approx(300 + 0.025 * 700)
-    some[:501] = np.nan
-    assert interval(some) is None
+from mmdet_moe.analysis.resampling import bootstrap_counts
+from mmdet_moe.analysis.tables import Options, _weight_intervals, layer_tables
 
 
-def test_pictures_are_drawn_with_return():
-    counts = bootstrap_counts(5, 2000, np.random.default_rng(0))
-    assert counts.shape == (2000, 5) and (counts.sum(axis=1) == 5).all()
-    # a picture is left out with probability (4/5)^5 = 0.328
-    assert (counts[:, 0] == 0).mean() == pytest.approx(0.328, abs=0.03)
+def tables(planted):
+    counts = bootstrap_counts(
+        len(planted.pictures), 20, np.random.default_rng(0))
+    return layer_tables(
+        planted, 'moe', correct=planted.detections, counts=counts,
+        options=Options(permutations=19))
+
+
+def test_expert_by_level(tmp_path):
+    table = tables(records(tmp_path))
+    # 24 pictures: i / 24 of level 0 go to expert 0, all of level 1 to 1
+    level = table['objects']['level']
+    assert level['level 0']['weight'] == pytest.approx([11.5 / 24, 12.5 / 24])
+    assert level['level 1']['weight'] == [0, 1]
+    assert table['importance'] == pytest.approx([5.75 / 24, 18.25 / 24])
+    assert table['share'] == pytest.approx([23 / 48, 1])
+    low, high = table['intervals']['importance'][0].values()
+    assert low < 5.75 / 24 < high
+    rows = {(row['of'], row['given_level']): row
+            for row in table['specialisation']}
+    # all objects are small, and of one class: nothing can be told
+    assert set(rows) == {('size', False), ('size', True), ('level', False),
+                         ('class', False), ('class', True)}
+    assert rows['size', False]['normalised'] is None
+    assert rows['level', False]['p_value'] == 1 / 20
+
+
+def test_a_decision_that_is_there_twice_counts_once(tmp_path):
+    once = records(tmp_path)
+    layer = once.layers['moe']
+    # the only patch of level 1 is the first and the second of two
+    distinct = np.ones((24, 2, 2), bool)
+    distinct[:, 1, 0] = False
+    # level 0 has two patches that differ, the second as level 1
+    weights = layer.weights.repeat(2, axis=2)
+    weights[:, 0, 1] = weights[:, 1, 0]
+    twice = replace(once, layers=dict(moe=replace(
+        layer, weights=weights, logits=weights, distinct=distinct)))
+    table = tables(twice)
+    assert table['importance'] == pytest.approx([11.5 / 24 / 3, 1 - 11.5 / 72])
+    assert table['share'] == pytest.approx([23 / 72, 1])
+    low, high = table['intervals']['importance'][0].values()
+    assert low < 11.5 / 72 < high < 0.25
+
+
+def test_without_levels_no_table_of_levels(tmp_path):
+    planted = records(tmp_path)
+    weights = planted.layers['moe'].weights[:, :1]
+    objects = replace(planted.objects, level=np.full(48, -1))
+    table = tables(replace(
+        planted, levels=0, objects=objects, layers=dict(moe=replace(
+            planted.layers['moe'], weights=weights, logits=weights,
+            distinct=np.ones((24, 1, 1), bool)))))
+    assert [row['of'] for row in table['specialisation']] == ['size', 'class']
+    assert all(row['by_level_only'] is None for row in table['specialisation'])
+    assert table['objects']['size']['small']['count'] == 48
 
 
 def test_objects_of_a_picture_are_drawn_together():

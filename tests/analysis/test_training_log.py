@@ -36,8 +36,19 @@ def test_a_resumed_run_goes_on_where_it_was_cut_off(tmp_path):
     epochs, sizes = log.sizes['cls']
     assert epochs.tolist() == [1] and sizes[0, 1, 0] == 0.25
     assert np.isnan(sizes[0, 1, 1])  # no medium object was there
-    assert log.notes == [
-        '20260101_0/scalars.json: line 3 is cut off or broken, and left out']
+    assert log.notes[0] == (
+        '20260101_0/scalars.json: line 3 is cut off or broken, and left out.')
+    assert '20260101_0, 20260101_1' in log.notes[1]
+
+
+def test_a_run_that_began_anew_takes_the_place_of_the_old_one(tmp_path):
+    run(tmp_path, '20260101_0', importance(10, 0.9, 0.1) +
+        importance(20, 0.9, 0.1) + importance(30, 0.9, 0.1))
+    run(tmp_path, '20260101_1', importance(10, 0.5, 0.5) +
+        importance(20, 0.6, 0.4))
+    log = read_log(find_logs(str(tmp_path / 'epoch_1.pth')))
+    steps, values = log.importance['head.cls']
+    assert steps.tolist() == [10, 20] and values[:, 0].tolist() == [0.5, 0.6]
 
 
 def test_a_log_without_experts_is_told(tmp_path):

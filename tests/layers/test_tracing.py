@@ -35,3 +35,6 @@ def test_patches_have_a_value_each():
     # 2 x 2 positions: patches of one position each, the first of them twice
     assert small.weights[0, :, :, 0].tolist() == [[1, 1, 0]] * 3
     assert (large.logits[0, :, 2, 0] == -18).all()
+    assert large.distinct.all()
+    assert small.distinct.tolist() == [[False] * 3] + [
+        [False, True, True]] * 2

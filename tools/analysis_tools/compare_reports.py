@@ -24,10 +24,7 @@ def parse_args():
 def main():
     args = parse_args()
     with clear_errors():
-        runs = []
-        for run in args.runs:
-            name, _, path = run.rpartition('=')
-            runs.append(read_run(Path(path), name))
+        runs = [read_run(run) for run in args.runs]
         print(compare(runs, args.out), end='')
     print(f'{args.out} written')
 

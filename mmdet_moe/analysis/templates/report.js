@@ -17,7 +17,7 @@
           && (!wanted.size || data.size === wanted.size)
           && (!wanted.label || data.label === wanted.label)
           && (!wanted.level || data.level === wanted.level);
-        box.toggleAttribute('hidden', !fits);
+        box.classList.toggle('off', !fits);
         box.querySelector('rect').setAttribute(
           'stroke', expert === '' ? '#fff' : colours[expert % colours.length]);
         box.querySelector('text').textContent = expert;

@@ -2,6 +2,7 @@
 from typing import Callable, List, Optional, Sequence
 
 import torch
+from mmdet.models.task_modules import MaxIoUAssigner
 from mmdet.structures.bbox import get_box_tensor, scale_boxes
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
@@ -77,6 +78,17 @@ def weights_at(found: InstanceData, grids: Sequence[Tensor], meta: dict,
     return weights
 
 
+def assigns_levels(head) -> bool:
+    """Whether :func:`assigned_levels` can ask this head.
+
+    Assigners need to be told different things; MaxIoUAssigner, that of
+    RetinaNet and of region proposal networks, needs the anchors only.
+    """
+    assign = getattr(type(getattr(head, 'assigner', None)), 'assign', None)
+    return (hasattr(head, 'get_anchors')
+            and assign is MaxIoUAssigner.assign)  # subclasses ask for more
+
+
 def assigned_levels(head, sizes: Sequence[Sequence[int]], boxes: Tensor,
                     labels: Tensor, meta: dict) -> Tensor:
     """The level that each ground-truth object of a picture is assigned to.
@@ -85,7 +97,7 @@ def assigned_levels(head, sizes: Sequence[Sequence[int]], boxes: Tensor,
     one that overlaps it most decides.
 
     Args:
-        head: An anchor head with an assigner.
+        head: One that :func:`assigns_levels`.
         sizes: Height and width of the L feature maps that the head saw.
         boxes: (objects, 4) in the original picture's coordinates.
         labels: (objects,)
