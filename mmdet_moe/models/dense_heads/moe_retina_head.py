@@ -20,7 +20,12 @@ from mmdet_moe.layers.checks import check_choice, check_subset, fail
 from mmdet_moe.layers.moe import check_moe
 from mmdet_moe.models.moe_conv import MoEConv
 
-from .levels import assigned_levels, predict_with_levels, weights_at
+from .levels import (
+    assigned_levels,
+    assigns_levels,
+    predict_with_levels,
+    weights_at,
+)
 
 SUBNETS = ('cls', 'reg')
 #: Which of the n convolutions of a subnet, the predictor being the last, are
@@ -261,7 +266,7 @@ class MoERetinaHead(RetinaHead):
                     weights_at(prediction, [g[b] for g in levels],
                                sample.metainfo, rescale),
                     f'{name}_expert_weights')
-            if 'gt_instances' in sample and hasattr(self, 'assigner'):
+            if 'gt_instances' in sample and assigns_levels(self):
                 objects = sample.gt_instances
                 objects.level_ids = assigned_levels(
                     self, [level.shape[-2:] for level in x],
