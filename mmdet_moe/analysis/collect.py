@@ -1,11 +1,10 @@
 """One run over the test pictures: detections, decisions, interventions."""
 import json
 from collections import defaultdict
-from typing import Dict, List, Sequence, TextIO, Tuple
+from typing import Dict, List, Sequence, TextIO
 
 import numpy as np
 import torch
-from mmdet.structures.bbox import get_box_tensor
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from torch import nn
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from mmdet_moe.evaluation.assignment_table import SIZES, size_of
 from mmdet_moe.files import DataError
-from mmdet_moe.layers import MapDecision, moe_layers, patch_starts, traced
+from mmdet_moe.layers import MapDecision, moe_layers, traced
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.models.dense_heads.levels import (
     assigned_levels,
@@ -28,6 +27,7 @@ from .interventions import (
     features_kept,
     outputs_kept,
 )
+from .objects import annotated, detected, patches
 from .records import LayerRecord, Picture, Records, Things
 
 
@@ -91,7 +91,8 @@ class Collector:
                 for intervention, ap in self._wanted().items():
                     if ap is not self.ap:
                         samples = self._run(data, intervention, features)
-                        ap.add(*_results(samples))
+                        ap.add([s.img_id for s in samples],
+                               [detected(s) for s in samples])
 
     def _usable(self, decisions: Dict[str, List[MapDecision]],
                 samples: list) -> Dict[str, List[MapDecision]]:
@@ -138,8 +139,8 @@ class Collector:
 
     def _keep(self, samples: list, decisions: Dict[str, List[MapDecision]],
               features: KeptFeatures) -> None:
-        img_ids, results = _results(samples)
-        hits = self.ap.add(img_ids, results)
+        results = [detected(sample) for sample in samples]
+        hits = self.ap.add([s.img_id for s in samples], results)
         for b, sample in enumerate(samples):
             height, width = sample.ori_shape[:2]
             number = len(self.pictures)
@@ -151,7 +152,8 @@ class Collector:
                     for values in zip(*((m.weights[b], m.logits[b],
                                          m.distinct) for m in maps))
                 ])
-            boxes, labels, areas = self._annotated(sample.img_id)
+            boxes, labels, areas = annotated(self.coco, self.cat_ids,
+                                             sample.img_id)
             objects = self._things(
                 sample,
                 decisions,
@@ -176,23 +178,6 @@ class Collector:
                         axis=1),
                     true=hits[b]))
 
-    def _annotated(self, img_id: int) -> Tuple[np.ndarray, ...]:
-        """Boxes, labels and areas of a picture, out of CocoDataset's rules."""
-        label = {c: n for n, c in enumerate(self.cat_ids)}
-        image = self.coco.imgs[img_id]
-        rows = []
-        for a in self.coco.imgToAnns[img_id]:
-            x, y, w, h = a['bbox']
-            inside = (min(x + w, image['width']) > max(x, 0)
-                      and min(y + h, image['height']) > max(y, 0))
-            if (a['category_id'] in label and inside and a['area'] > 0
-                    and min(w, h) >= 1 and not a.get('iscrowd')
-                    and not a.get('ignore')):
-                rows.append((x, y, x + w, y + h, label[a['category_id']],
-                             a['area']))
-        table = np.array(rows, dtype=float).reshape(-1, 6)
-        return table[:, :4], table[:, 4].astype(int), table[:, 5]
-
     def _assigned(self, boxes: np.ndarray, labels: np.ndarray, sample,
                   features: KeptFeatures) -> np.ndarray:
         if self.head is None:
@@ -207,18 +192,11 @@ class Collector:
     def _things(self, sample, decisions, number: int, *, bboxes, labels,
                 areas, levels, scores, true) -> Things:
         """With the patch of each map that the centres of the boxes lie in."""
-        height, width = sample.metainfo.get('batch_input_shape',
-                                            sample.img_shape[:2])
-        scale = np.array(sample.metainfo.get('scale_factor', (1.0, 1.0)))
-        centre = (bboxes[:, :2] + bboxes[:, 2:]) / 2 * scale
-        relative = np.clip(centre / (width, height), 0, 1 - 1e-9)
-        patch = {}
-        for name, maps in decisions.items():
-            grid = self.layers[name].scope.grid
-            patch[name] = np.stack([
-                _patch(relative[:, 1], m.height, grid) * grid +
-                _patch(relative[:, 0], m.width, grid) for m in maps
-            ], axis=1).astype(np.int16)
+        patch = {
+            name: patches(bboxes, sample.metainfo, maps,
+                          self.layers[name].scope.grid)
+            for name, maps in decisions.items()
+        }
         return Things(
             np.full(len(bboxes), number, np.int32),
             bboxes.astype(np.float32), labels.astype(np.int32),
@@ -332,31 +310,6 @@ def _changes_nothing(intervention: Intervention, layers) -> bool:
             and intervention.value == layer.top_k)
 
 
-def _results(samples: list) -> Tuple[List[int], List[dict]]:
-    """Ids of pictures, and their detections as arrays."""
-    results = []
-    for sample in samples:
-        found = sample.pred_instances
-        scores = found.scores.cpu().numpy()
-        levels = found.get('level_ids')
-        results.append(
-            dict(
-                bboxes=get_box_tensor(found.bboxes).cpu().numpy().astype(
-                    float),
-                scores=scores.astype(float),
-                labels=found.labels.cpu().numpy(),
-                levels=np.full(len(scores), -1)
-                if levels is None else levels.cpu().numpy()))
-    return [sample.img_id for sample in samples], results
-
-
 def _flat(grid: torch.Tensor) -> np.ndarray:
     """(G, G, ...) -> (P, ...)"""
     return grid.flatten(0, 1).cpu().numpy()
-
-
-def _patch(position: np.ndarray, length: int, grid: int) -> np.ndarray:
-    """Where along a side of a map of some length: 0 <= position < 1."""
-    starts = patch_starts(length, grid).numpy()
-    return np.searchsorted(
-        starts, (position * length).astype(int), side='right') - 1
