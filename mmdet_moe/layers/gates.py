@@ -14,26 +14,33 @@ from .registry import Registry
 
 
 def global_average_pool(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C)."""
-    return x.mean(dim=(-2, -1))
+    """(N, C, H, W) -> float32 (N, C)."""
+    # Unlike that of a mean, the gradient of a sum is a view, not a new map.
+    total = x.sum(dim=(-2, -1), dtype=torch.float32)
+    return total / (x.shape[-2] * x.shape[-1])
 
 
 class Gate(nn.Module):
     """Base of all gates: float32 logits, whatever the autocast state.
 
-    A gate implements :meth:`logits`. Gates hold their parameters directly
+    A gate implements :meth:`logits`; one that pools and then decides may
+    implement :meth:`look` and :meth:`score` instead, of which the second is
+    done once for all levels. Gates hold their parameters directly
     rather than in ``nn.Linear`` or ``nn.Conv2d``: detector heads initialise
     every layer of those types with a rule that is meant for predictors.
 
     Attributes:
         learned: Whether the features decide; only then can there be noise
             and constraints.
+        pools: Whether it looks at the global average pool of the features,
+            as the noise does, so that it is not computed again.
 
     Args:
         in_channels: C, channels of the features.
         num_experts: E, number of logits.
     """
     learned = True
+    pools = False
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__()
@@ -43,10 +50,20 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> float32 logits (N, E)."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.logits(x.float())
+            return self.score(self.look(x))
 
     def logits(self, x: Tensor) -> Tensor:
+        """float32 (N, C, H, W) -> (N, E)."""
         raise NotImplementedError
+
+    def look(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> what the decision is made of, float32 (N, ...)."""
+        return self.logits(x.float())
+
+    def score(self, seen: Tensor) -> Tensor:
+        """What :meth:`look` gave -> logits (N, E); an affine map, so that it
+        may be applied to a mean over levels."""
+        return seen
 
     def extra_repr(self) -> str:
         return f'{self.in_channels}, num_experts={self.num_experts}'
@@ -58,6 +75,7 @@ GATES = Registry(Gate)
 @GATES.register
 class GAPFCGate(Gate):
     """Global average pool, then a fully connected layer."""
+    pools = True
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__(in_channels, num_experts)
@@ -68,8 +86,11 @@ class GAPFCGate(Gate):
     def reset_parameters(self) -> None:
         _reset_affine(self.weight, self.bias)
 
-    def logits(self, x: Tensor) -> Tensor:
-        return _affine(global_average_pool(x), self.weight, self.bias)
+    def look(self, x: Tensor) -> Tensor:
+        return global_average_pool(x)
+
+    def score(self, seen: Tensor) -> Tensor:
+        return _affine(seen, self.weight, self.bias)
 
 
 class ConvolutionalGate(Gate):
@@ -92,8 +113,8 @@ class ConvolutionalGate(Gate):
                                                     self.hidden_channels)
 
     def hidden(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, hidden, H, W)."""
-        return _convolve(x, self.conv_weight, self.conv_bias).relu()
+        """(N, C, H, W) -> float32 (N, hidden, H, W)."""
+        return _convolve(x.float(), self.conv_weight, self.conv_bias).relu()
 
 
 @GATES.register
@@ -118,9 +139,11 @@ class ConvGAPGate(ConvolutionalGate):
         _reset_conv(self.conv_weight, self.conv_bias)
         _reset_affine(self.weight, self.bias)
 
-    def logits(self, x: Tensor) -> Tensor:
-        return _affine(
-            global_average_pool(self.hidden(x)), self.weight, self.bias)
+    def look(self, x: Tensor) -> Tensor:
+        return global_average_pool(self.hidden(x))
+
+    def score(self, seen: Tensor) -> Tensor:
+        return _affine(seen, self.weight, self.bias)
 
 
 @GATES.register
@@ -201,12 +224,11 @@ class GateNoise(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_experts, in_channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> float32 standard deviations (N, E)."""
-        with torch.autocast(x.device.type, enabled=False):
-            pooled = global_average_pool(x.float())
-            return F.softplus(F.linear(pooled,
-                                       self.weight.float())) + self.floor
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Pooled features (N, C) -> float32 standard deviations (N, E)."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return F.softplus(
+                F.linear(pooled.float(), self.weight.float())) + self.floor
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from .checks import check_choice, check_int, check_keywords, fail
 from .compatibility import check_collectives, check_experts, check_options
 from .dispatch import DISPATCHES
 from .distributed import all_reduce_sum
-from .gates import GATES, GateNoise
+from .gates import GATES, GateNoise, global_average_pool
 from .hard_constraints import HARD_CONSTRAINTS
 from .recorder import Call, Recorder, StepSummary
 from .routing import ForcedChoice, Routing, top_k_routing
@@ -152,7 +152,7 @@ class MoELayer(nn.Module):
                 raise ValueError(
                     f'in_channels={self.in_channels}: the features have '
                     f'{level.shape[1]} channels; both must be the same')
-        self.map_shapes = [level[:, 0].shape for level in x]
+        self.map_shapes = [level.shape[:1] + level.shape[2:] for level in x]
         routing = self.route(x)
         self.routing = routing.detach()
         outputs = self.dispatch(
@@ -255,10 +255,13 @@ class MoELayer(nn.Module):
 
     def _draw(self, levels: Levels) -> Dict[str, Tensor]:
         """Logits of the N samples; in training with noise, if there is any."""
-        logits = self.scope.decide(self.gate, levels)
-        if self.noise is None or not self.training:
-            return dict(logits=logits)
-        scale = self.scope.decide(self.noise, levels)
+        with torch.autocast(levels[0].device.type, enabled=False):
+            seen = self.scope.decide(self.gate.look, levels)
+            logits = self.gate.score(seen)
+            if self.noise is None or not self.training:
+                return dict(logits=logits)
+            scale = self.noise(seen if self.gate.pools else self.scope.decide(
+                global_average_pool, levels))
         noise = torch.randn_like(scale) * scale
         return dict(logits=logits + noise, noise=noise, noise_scale=scale)
 

@@ -51,7 +51,7 @@ def test_initialisers_of_layers_do_not_reach_gates():
 
 def test_noise_starts_with_the_scale_of_the_paper():
     # W_noise = 0: standard deviation softplus(0) + 0.01 = 0.6931 + 0.01
-    scale = GateNoise(4, 8)(torch.randn(50, 4, 2, 2))
+    scale = GateNoise(4, 8)(torch.randn(50, 4))
     assert torch.allclose(scale, torch.tensor(0.7031), atol=1e-4)
     layer = MoELayer(lambda: nn.Conv2d(4, 4, 1), 4, num_experts=8, noise=True)
     layer(torch.randn(5000, 4, 1, 1))
