@@ -7,10 +7,11 @@ level, so N = B * L, level by level.
 
 The way through: ``gates`` (features -> logits), ``scopes`` (what a decision
 covers), ``routing`` (logits -> weights of the selected experts), ``dispatch``
-(run them), ``soft_constraints`` and ``hard_constraints`` (keep them balanced),
-``moe`` (all of it in one layer), ``recorder`` (what the decisions of a step
-add up to). On a trained model: ``forcing``, ``tracing``; from a dense one:
-``upcycling``.
+(run them; with ``plan`` who does what, ``merging`` of convolutions,
+``memory_format``), ``soft_constraints`` and ``hard_constraints`` (keep them
+balanced), ``moe`` (all of it in one layer), ``recorder`` (what the decisions
+of a step add up to). On a trained model: ``forcing``, ``tracing``; from a
+dense one: ``upcycling``.
 """
 from .dispatch import RememberingDispatch, dense_dispatch, sparse_dispatch
 from .experts import (

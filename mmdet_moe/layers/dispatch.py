@@ -11,8 +11,12 @@ from typing import Callable, List, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .distributed import world_size
+from .memory_format import memory_order
+from .merging import MergedConvolution, merging_pays
+from .plan import Plan
 
 Dispatch = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[nn.Module]],
                     List[Tensor]]
@@ -31,18 +35,25 @@ def sparse_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
                     experts: Sequence[nn.Module]) -> List[Tensor]:
     """Run each expert once per level, on its own samples only.
 
-    Which sample goes where is brought to the host in one transfer for all
-    levels: wherever the weight is not 0, NaN included.
-    Experts without a sample are not run at all: an empty batch would turn
-    the running statistics of a BatchNorm into NaN.
+    The weights of all levels are brought to the host in one transfer; a
+    sample goes wherever its weight is not 0, NaN included. Experts without a
+    sample are not run at all: an empty batch would turn the running
+    statistics of a BatchNorm into NaN. Convolutions are merged where that is
+    cheaper, see :mod:`.merging`.
     """
-    used = (torch.cat(list(weights)) != 0).cpu()
+    experts = list(experts)
+    known = iter(torch.cat(list(weights)).tolist())
+    plans = [Plan([next(known) for _ in x]) for x in pieces]
+    pays = merging_pays(pieces, plans, experts)
+    merged = sorted({e for plan, p in zip(plans, pays) if p for e in plan.rows})
+    merge = MergedConvolution([experts[e] for e in merged]) if merged else None
     outputs = [
-        _mix(x, w, mine, experts) for x, w, mine in zip(
-            pieces, weights, used.split([len(x) for x in pieces]))
+        merge(x, w[:, merged]) if p else _mix(x, w, plan, experts)
+        for x, w, plan, p in zip(pieces, weights, plans, pays)
     ]
     if world_size() > 1 and torch.is_grad_enabled():
-        idle = [experts[e] for e in (~used.any(dim=0)).nonzero().flatten()]
+        busy = {e for plan in plans for e in plan.rows}
+        idle = [x for e, x in enumerate(experts) if e not in busy]
         outputs[0] = _Tie.apply(
             outputs[0], *(p for expert in idle for p in expert.parameters()))
     return outputs
@@ -79,19 +90,84 @@ class RememberingDispatch:
         return output
 
 
-def _mix(x: Tensor, weights: Tensor, used: Tensor,
+def _mix(x: Tensor, weights: Tensor, plan: Plan,
          experts: Sequence[nn.Module]) -> Tensor:
-    """One level: x (n, ...), weights (n, E), used (n, E) on the host."""
-    mixture = None
-    for e in used.any(dim=0).nonzero().flatten().tolist():
-        rows = used[:, e].nonzero().squeeze(1).to(x.device)
-        everything = len(rows) == len(x)
-        y = experts[e](x if everything else x.index_select(0, rows))
-        y = _scale(y, weights[:, e].index_select(0, rows))
-        if mixture is None:
-            mixture = y.new_zeros(len(x), *y.shape[1:])
-        mixture = mixture + y if everything else mixture.index_add(0, rows, y)
-    return mixture
+    """One level: x (n, ...), weights (n, E).
+
+    Samples are gathered once, for all experts that see a part of them: there
+    are K n samples and outputs in memory, not E n.
+    """
+    if plan.direct is not None and not weights.requires_grad:
+        return experts[plan.direct](x)  # nothing to gather or to weigh
+    n, busy = len(x), list(plan.rows)
+    rows = torch.tensor(sum(plan.rows.values(), []), device=x.device).split(
+        [len(r) for r in plan.rows.values()])
+    some = [r for r in rows if len(r) < n]
+    there, back = memory_order(x)
+    gathered = iter(
+        x.movedim(*there).index_select(0, torch.cat(some)).movedim(*back)
+        .split([len(r) for r in some]) if some else ())
+    outputs = [
+        experts[e](x if len(r) == n else next(gathered))
+        for e, r in zip(busy, rows)
+    ]
+    there, back = memory_order(outputs[0])
+    return _Mixture.apply(weights[:, busy], rows,
+                          *(y.movedim(*there) for y in outputs)).movedim(*back)
+
+
+class _Mixture(torch.autograd.Function):
+    """Sum of the weighted outputs of experts, each on rows of its own.
+
+    As ``index_add(rows, output * weight)`` one after the other, but without
+    the products in memory: outputs of a subnet are larger than its features,
+    and to read and write them is what a mixture costs beside its experts.
+    """
+
+    @staticmethod
+    def forward(ctx, weights: Tensor, rows: Sequence[Tensor],
+                *outputs: Tensor) -> Tensor:
+        """(n, m) weights; m times rows (k,), and outputs (k, ...) -> (n, ...)
+        """
+        ctx.save_for_backward(weights, *outputs)
+        ctx.rows = rows
+        n, mixture = len(weights), None
+        for w, r, y in zip(weights.unbind(1), rows, outputs):
+            if mixture is None and len(r) == n:
+                mixture = _scale(y, w)
+                continue
+            if mixture is None:
+                mixture = y.new_zeros(n, *y.shape[1:])
+            if len(r) < n:
+                mixture.index_add_(0, r, _scale(y, w[r]))
+            elif y.dtype == w.dtype:
+                mixture.addcmul_(y, _column(w, y))
+            else:
+                mixture += _scale(y, w)
+        return mixture
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        weights, *outputs = ctx.saved_tensors
+        to_weights, to_outputs = torch.zeros_like(weights), []
+        for i, (r, y) in enumerate(zip(ctx.rows, outputs)):
+            everything = len(r) == len(weights)
+            g = gradient if everything else gradient.index_select(0, r)
+            to_weights[r, i] = _dot(g, y)
+            to_outputs.append(_scale(g, weights[r, i]))
+        return (to_weights, None, *to_outputs)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each sample, (k, ...) -> (k,), in float32.
+
+    One by one: to hold all products would cost more than to add them up.
+    """
+    return torch.stack([
+        torch.dot(x.flatten().float(), y.flatten().float())
+        for x, y in zip(a, b)
+    ])
 
 
 def _scale(y: Tensor, weight: Tensor) -> Tensor:
@@ -100,7 +176,12 @@ def _scale(y: Tensor, weight: Tensor) -> Tensor:
     The product is made in float32: the gradient of a weight is a sum over all
     positions, which half precision could not hold.
     """
-    return (y * weight.view(-1, *[1] * (y.dim() - 1))).to(y.dtype)
+    return (y * _column(weight, y)).to(y.dtype)
+
+
+def _column(weight: Tensor, like: Tensor) -> Tensor:
+    """(k,) -> (k, 1, ...) to be multiplied with (k, ...)."""
+    return weight.view(-1, *[1] * (like.dim() - 1))
 
 
 class _Tie(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """The sparse dispatch against the dense reference, output and gradients."""
 import copy
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from mmdet_moe.layers import (
     MoELayer,
     RememberingDispatch,
     dense_dispatch,
+    merging,
     sparse_dispatch,
 )
 from mmdet_moe.layers.dispatch import _Tie
@@ -58,6 +60,27 @@ def test_a_weight_of_zero_is_not_computed():
     layer.gate.weight.data.zero_()
     layer(torch.randn(2, 6, 4, 4)).sum().backward()
     assert [e.weight.grad is None for e in layer.experts] == [0, 1, 1]
+
+
+@pytest.mark.parametrize('positions', [0, math.inf],
+                         ids=['merged', 'gathered'])
+def test_channels_last_stays_so(monkeypatch, positions):
+    monkeypatch.setitem(merging.POSITIONS, 'cpu', positions)
+
+    def last(x):
+        return x.is_contiguous(memory_format=torch.channels_last)
+
+    layer = MoELayer(conv, 6, num_experts=3, top_k=2)
+    nn.init.normal_(layer.gate.weight, std=5)
+    layer.to(memory_format=torch.channels_last)
+    x = torch.randn(4, 6, 8, 7).to(memory_format=torch.channels_last)
+    assert_same(layer, [x])
+    seen = []
+    for expert in layer.experts:
+        expert.forward = lambda x, run=expert.forward: (
+            seen.append(last(x)) or run(x))
+    y, = layer([x])
+    assert last(y) and all(seen) and bool(seen) == (positions > 0)
 
 
 def test_one_sample():

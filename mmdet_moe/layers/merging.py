@@ -1,0 +1,113 @@
+"""Merging: the mixture of convolutions is the convolution with the mixture.
+
+``sum_k w_k (x * W_k + b_k) = x * (sum_k w_k W_k) + sum_k w_k b_k``, so that K
+experts that are single convolutions cost as much as one, once their kernels
+are merged for each sample (CondConv, arXiv 1904.04971, does so for all
+experts). The merging has its own price, which small maps are not worth.
+"""
+import math
+from typing import List, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .memory_format import memory_format
+from .plan import Plan
+
+#: By type of device, positions whose convolution costs as much as to merge a
+#: kernel for them, with its gradient (benchmarks/merging.py: between 25 and
+#: 100 on a CPU). Where it was not measured nothing is merged.
+POSITIONS = dict(cpu=50)
+
+
+def merging_pays(pieces: Sequence[Tensor], plans: Sequence[Plan],
+                 experts: Sequence[nn.Module]) -> List[bool]:
+    """Where one merged convolution per sample is cheaper than K.
+
+    Args:
+        pieces: L tensors (n_l, C, h_l, w_l).
+        plans: L, of the same samples.
+        experts: E of them.
+    """
+    if not _alike(experts):
+        return [False] * len(pieces)
+    stride = experts[0].stride[0] * experts[0].stride[1]
+    positions = POSITIONS.get(pieces[0].device.type, math.inf) * stride
+    return [
+        # (K - 1) n convolutions are saved, n kernels are merged
+        (plan.pairs - len(x)) * x[0, 0].numel() > positions * len(x)
+        for x, plan in zip(pieces, plans)
+    ]
+
+
+class MergedConvolution:
+    """The mixture of convolutions, with a kernel of its own for each sample.
+
+    Args:
+        experts: m convolutions of the same shape. Their kernels are put into
+            one table, for all levels that are merged.
+    """
+
+    def __init__(self, experts: Sequence[nn.Conv2d]) -> None:
+        self.like = experts[0]
+        # In float32: the gradient of a weight is a sum over a whole kernel.
+        self.kernels = torch.stack(
+            [e.weight.flatten().float() for e in experts])
+        self.biases = None if self.like.bias is None else torch.stack(
+            [e.bias.float() for e in experts])
+
+    def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
+        """(n, C, H, W) features and (n, m) weights -> (n, C', H', W')."""
+        like, n = self.like, len(x)
+        with torch.autocast(x.device.type, enabled=False):
+            weights = weights.float()
+            kernels = _Blend.apply(weights, self.kernels).to(like.weight.dtype)
+            bias = None if self.biases is None else (
+                weights @ self.biases).flatten().to(kernels.dtype)
+        y = F.conv2d(
+            x.flatten(0, 1)[None],
+            kernels.view(-1, *like.weight.shape[1:]),
+            bias,
+            stride=like.stride,
+            padding=like.padding,
+            dilation=like.dilation,
+            groups=n * like.groups)
+        return y.reshape(n, -1, *y.shape[-2:]).contiguous(
+            memory_format=memory_format(x))
+
+
+class _Blend(torch.autograd.Function):
+    """The product of a small matrix (n, m) and a wide one (m, D).
+
+    As ``small @ wide``, but for the gradient of the small one, which is a sum
+    over D that a matrix product does not divide between its threads.
+    """
+
+    @staticmethod
+    def forward(ctx, small: Tensor, wide: Tensor) -> Tensor:
+        ctx.save_for_backward(small, wide)
+        return small @ wide
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        small, wide = ctx.saved_tensors
+        parts = (math.gcd(wide.shape[1], 64), -1)
+        to_small = torch.einsum('npd,mpd->pnm', gradient.unflatten(1, parts),
+                                wide.unflatten(1, parts)).sum(dim=0)
+        return to_small, small.t() @ gradient
+
+
+def _alike(experts: Sequence[nn.Module]) -> bool:
+    """Whether all are convolutions that differ in their parameters only."""
+    return all(
+        type(e) is nn.Conv2d and e.padding_mode == 'zeros'
+        and _shape(e) == _shape(experts[0])
+        and not (e._forward_hooks or e._forward_pre_hooks) for e in experts)
+
+
+def _shape(conv: nn.Conv2d) -> tuple:
+    return (conv.weight.shape, conv.bias is None, conv.stride, conv.padding,
+            conv.dilation, conv.groups)
