@@ -62,20 +62,23 @@ def weights_at(found: InstanceData, grids: Sequence[Tensor], meta: dict,
     Returns:
         (n, E).
     """
+    if all(grid.shape[:2] == (1, 1) for grid in grids):
+        return torch.cat(list(grids))[found.level_ids, 0]
     boxes = get_box_tensor(found.bboxes)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     if rescaled:
         centre = centre * centre.new_tensor(meta['scale_factor'])
     height, width = meta.get('batch_input_shape', meta['img_shape'][:2])
-    weights = centre.new_zeros(len(centre), grids[0].shape[-1])
-    for level, grid in enumerate(grids):
-        here = found.level_ids == level
-        x, y = centre[here].unbind(dim=1)
-        rows = (y / height * grid.shape[0]).long()
-        columns = (x / width * grid.shape[1]).long()
-        weights[here] = grid[rows.clamp(0, grid.shape[0] - 1),
-                             columns.clamp(0, grid.shape[1] - 1)]
-    return weights
+    # All places of all levels are the rows of one table.
+    table = torch.cat([grid.flatten(0, 1) for grid in grids])
+    sizes = torch.tensor([grid.shape[:2] for grid in grids],
+                         device=centre.device)
+    ends = sizes.prod(dim=1).cumsum(dim=0)
+    size, end = sizes[found.level_ids], ends[found.level_ids]
+    relative = centre.flip(1) / centre.new_tensor((height, width))
+    row, column = (relative * size).long().clamp(min=0).minimum(
+        size - 1).unbind(dim=1)
+    return table[end - size.prod(dim=1) + row * size[:, 1] + column]
 
 
 def assigns_levels(head) -> bool:

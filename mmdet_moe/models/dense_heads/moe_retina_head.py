@@ -254,13 +254,14 @@ class MoERetinaHead(RetinaHead):
             name: layer.grids(layer.routing.weights)
             for name, layer in self.moe_subnets.items()
         }
+        means = {
+            name: torch.stack([g.mean(dim=(1, 2)) for g in levels], dim=1)
+            for name, levels in grids.items()
+        }
         for b, (sample, prediction) in enumerate(
                 zip(batch_data_samples, predictions)):
             sample.expert_weights = InstanceData(
-                **{
-                    name: torch.stack([g[b].mean(dim=(0, 1)) for g in levels])
-                    for name, levels in grids.items()
-                })
+                **{name: mean[b] for name, mean in means.items()})
             for name, levels in grids.items():
                 prediction.set_field(
                     weights_at(prediction, [g[b] for g in levels],
