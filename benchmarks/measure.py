@@ -36,10 +36,10 @@ def medians(functions: Dict[str, Callable[[], object]],
     times = {name: [] for name in functions}
     for _ in range(repeats + 1):
         for name, function in functions.items():
-            _wait()
+            wait()
             start = time.perf_counter()
             function()
-            _wait()
+            wait()
             times[name].append(time.perf_counter() - start)
     return {name: median(x[1:]) for name, x in times.items()}
 
@@ -82,7 +82,7 @@ def _status(key: str) -> int:
         int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def _wait() -> None:
+def wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
