@@ -203,7 +203,8 @@ def measured(device: str, repeats: int, bf16: bool) -> list:
         evaluation = medians(
             dict(
                 coco=Evaluation(shapes, folder / 'coco', slice(1)),
-                both=Evaluation(shapes, folder / 'both', slice(2))), repeats)
+                both=Evaluation(shapes, folder / 'both', slice(2))),
+            2 * repeats)
     return [
         ('head, MoE over dense', f'{head_floor:.3f}', '',
          head['moe'] / head['dense']),

@@ -96,9 +96,11 @@ class Profile(Hook):
 def input_pipeline(runner) -> float:
     """Seconds that one worker needs for the pictures of a step."""
     loader = runner.train_loop.dataloader
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker
     start = time.perf_counter()
     pseudo_collate([loader.dataset[i] for i in range(loader.batch_size)])
+    torch.set_num_threads(threads)
     return time.perf_counter() - start
 
 

@@ -6,6 +6,7 @@ from typing import Dict, List, Sequence, TextIO
 import numpy as np
 import torch
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from torch import nn
 from tqdm import tqdm
@@ -183,11 +184,13 @@ class Collector:
         if self.head is None:
             return np.full(len(boxes), -1)
         first = features.value[0]
-        return assigned_levels(
-            self.head, [x.shape[-2:] for x in features.value],
-            first.new_tensor(boxes.tolist()).reshape(-1, 4),
-            torch.tensor(labels, device=first.device),
-            sample.metainfo).cpu().numpy()
+        objects = InstanceData(
+            bboxes=first.new_tensor(boxes.tolist()).reshape(-1, 4),
+            labels=torch.tensor(labels, device=first.device))
+        levels, = assigned_levels(
+            self.head, [x.shape[-2:] for x in features.value], [objects],
+            [sample.metainfo])
+        return levels.cpu().numpy()
 
     def _things(self, sample, decisions, number: int, *, bboxes, labels,
                 areas, levels, scores, true) -> Things:

@@ -92,9 +92,10 @@ def assigns_levels(head) -> bool:
             and assign is MaxIoUAssigner.assign)  # subclasses ask for more
 
 
-def assigned_levels(head, sizes: Sequence[Sequence[int]], boxes: Tensor,
-                    labels: Tensor, meta: dict) -> Tensor:
-    """The level that each ground-truth object of a picture is assigned to.
+def assigned_levels(head, sizes: Sequence[Sequence[int]],
+                    objects: Sequence[InstanceData],
+                    metas: Sequence[dict]) -> List[Tensor]:
+    """The levels that the ground-truth objects of pictures are assigned to.
 
     Of the anchors that the head's training assigner gives to an object, the
     one that overlaps it most decides.
@@ -102,31 +103,41 @@ def assigned_levels(head, sizes: Sequence[Sequence[int]], boxes: Tensor,
     Args:
         head: One that :func:`assigns_levels`.
         sizes: Height and width of the L feature maps that the head saw.
-        boxes: (objects, 4) in the original picture's coordinates.
-        labels: (objects,)
-        meta: Of the picture: its sizes and scale.
+        objects: For each picture ``bboxes`` (n, 4) in the original picture's
+            coordinates, and ``labels`` (n,).
+        metas: Of the pictures: their sizes and scales.
 
     Returns:
-        (objects,) int64, -1 for an object without an anchor.
+        For each picture (n,) int64, -1 for an object without an anchor.
     """
-    levels = boxes.new_full((len(boxes), ), -1, dtype=torch.long)
-    if len(boxes) == 0:
-        return levels
-    scale = meta.get('scale_factor', (1.0, 1.0))
-    priors, valid = head.get_anchors(sizes, [meta], device=boxes.device)
-    level_of = torch.cat([
-        torch.full((len(p), ), level, device=boxes.device)
-        for level, p in enumerate(priors[0])
-    ])
-    keep = torch.cat(valid[0])
-    assigned = head.assigner.assign(
-        InstanceData(priors=get_box_tensor(torch.cat(priors[0])[keep])),
-        InstanceData(
-            bboxes=scale_boxes(boxes.clone(), scale), labels=labels))
-    owner, overlap = assigned.gt_inds, assigned.max_overlaps
-    for i in range(len(boxes)):
-        anchors = (owner == i + 1).nonzero().squeeze(1)
-        if len(anchors):
-            best = anchors[overlap[anchors].argmax()]
-            levels[i] = level_of[keep][best]
+    if not objects:
+        return []
+    device = objects[0].labels.device
+    priors, valid = head.get_anchors(sizes, list(metas), device=device)
+    anchors = get_box_tensor(torch.cat(priors[0]))  # the same for all
+    level_of = torch.repeat_interleave(
+        torch.tensor([len(p) for p in priors[0]], device=device))
+    levels = []
+    for one, meta, flags in zip(objects, metas, valid):
+        keep = torch.cat(flags)
+        boxes = get_box_tensor(one.bboxes)
+        scaled = scale_boxes(boxes.clone(), meta.get('scale_factor', (1, 1)))
+        levels.append(
+            _levels(
+                head.assigner.assign(
+                    InstanceData(priors=anchors[keep]),
+                    InstanceData(bboxes=scaled, labels=one.labels)),
+                level_of[keep], len(boxes)))
     return levels
+
+
+def _levels(assigned, level_of: Tensor, objects: int) -> Tensor:
+    """Result of an assigner, levels of its anchors -> levels of objects."""
+    if objects == 0:
+        return level_of[:0]
+    # gt_inds are counted from 1.
+    numbers = torch.arange(1, objects + 1, device=level_of.device)
+    overlap, best = assigned.max_overlaps.where(
+        assigned.gt_inds == numbers[:, None],
+        assigned.max_overlaps.new_tensor(-1)).max(dim=1)
+    return level_of[best].where(overlap >= 0, level_of.new_tensor(-1))

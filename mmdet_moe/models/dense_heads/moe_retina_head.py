@@ -5,7 +5,6 @@ import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.registry import MODELS
-from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -267,12 +266,13 @@ class MoERetinaHead(RetinaHead):
                     weights_at(prediction, [g[b] for g in levels],
                                sample.metainfo, rescale),
                     f'{name}_expert_weights')
-            if 'gt_instances' in sample and assigns_levels(self):
-                objects = sample.gt_instances
-                objects.level_ids = assigned_levels(
-                    self, [level.shape[-2:] for level in x],
-                    get_box_tensor(objects.bboxes), objects.labels,
-                    sample.metainfo)
+        annotated = [s for s in batch_data_samples if 'gt_instances' in s]
+        if annotated and assigns_levels(self):
+            objects = [sample.gt_instances for sample in annotated]
+            levels = assigned_levels(self, [level.shape[-2:] for level in x],
+                                     objects, [s.metainfo for s in annotated])
+            for instances, level_ids in zip(objects, levels):
+                instances.level_ids = level_ids
         return predictions
 
     def _predict_by_feat_single(self, *args, **kwargs) -> InstanceData:
