@@ -1,6 +1,6 @@
 """What a MoE layer costs: ratios to a dense one, and to other ways to do it.
 
-    python benchmarks/layer.py [--sweep] [--bf16]
+    python benchmarks/layer.py [--sweep | --levels] [--bf16]
 
 Forward and backward pass in training, medians of interleaved runs. Eight
 pictures of 320 pixels, levels P3 to P7, 256 channels, unless said otherwise.
@@ -145,6 +145,8 @@ def parse_args():
     parser.add_argument(
         '--sweep', action='store_true',
         help='all kinds of experts, E, K, pictures and sizes; 128 channels')
+    parser.add_argument(
+        '--levels', action='store_true', help='each level on its own')
     return parser.parse_args()
 
 
@@ -216,6 +218,18 @@ def compare(kind: str, experts: int, top_k: int, pictures: int,
             *(t[name] / t['dense'] for name in ways)]
 
 
+def by_level(kind: str, size: int, repeats: int, options: dict) -> list:
+    """A level on its own: how many experts are busy, and milliseconds."""
+    levels, moe = pyramid(sizes=(size, )), layer(kind)
+    t = medians(
+        dict(
+            dense=Step(Dense(EXPERTS[kind]()), levels, **options),
+            ours=Step(moe, levels, **options)), repeats)
+    busy = moe.routing.experts.unique().numel()
+    return [kind, f'{size} x {size}', busy, f'{1e3 * t["dense"]:.1f}',
+            f'{1e3 * t["ours"]:.1f}', t['ours'] / t['dense']]
+
+
 def main():
     args = parse_args()
     keep_memory()
@@ -227,6 +241,13 @@ def main():
         rows = [
             compare(kind, *case, args.repeats, options)
             for kind, case in product(EXPERTS, SWEEP)
+        ]
+    elif args.levels:
+        head = ['expert', 'map', 'busy experts', 'dense, ms', 'ours, ms',
+                'ratio']
+        rows = [
+            by_level(kind, size, args.repeats, options)
+            for kind, size in product(('tower', 'conv'), SIZES)
         ]
     else:
         head = ['what', 'floor', 'allowed', 'measured']
