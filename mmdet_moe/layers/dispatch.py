@@ -97,6 +97,8 @@ def _mix(x: Tensor, weights: Tensor, plan: Plan,
     Samples are gathered once, for all experts that see a part of them: there
     are K n samples and outputs in memory, not E n.
     """
+    if not len(x):
+        return experts[0](x)  # for its shape: there may be no regions
     if plan.direct is not None and not weights.requires_grad:
         return experts[plan.direct](x)  # nothing to gather or to weigh
     n, busy = len(x), list(plan.rows)

@@ -37,7 +37,7 @@ def merging_pays(pieces: Sequence[Tensor], plans: Sequence[Plan],
     positions = POSITIONS.get(pieces[0].device.type, math.inf) * stride
     return [
         # (K - 1) n convolutions are saved, n kernels are merged
-        (plan.pairs - len(x)) * x[0, 0].numel() > positions * len(x)
+        (plan.pairs - len(x)) * x.shape[2] * x.shape[3] > positions * len(x)
         for x, plan in zip(pieces, plans)
     ]
 

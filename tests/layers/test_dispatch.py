@@ -87,6 +87,13 @@ def test_one_sample():
     assert_same(MoELayer(subnet, 6, top_k=2), [torch.randn(1, 6, 5, 5)])
 
 
+@pytest.mark.parametrize('expert', [conv, subnet])
+def test_no_sample(expert):
+    """As a second stage may have no regions."""
+    layer = MoELayer(expert, 6, num_experts=3, top_k=2)
+    assert_same(layer, [torch.randn(0, 6, 8, 8), torch.randn(0, 6, 4, 4)])
+
+
 def test_experts_that_get_nothing():
     layer = MoELayer(subnet, 6, num_experts=4, top_k=2)
     layer.gate.bias.data = torch.tensor([9.0, -9.0, 9.0, -9.0])
