@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up a virtual environment for mmdet_moe:  tools/setup_env.sh [FOLDER]
 #
-# Takes about 10 minutes on 2 cores, most of it for compiling mmcv. Safe to
+# Takes about 8 minutes on 2 cores, most of it for compiling mmcv. Safe to
 # interrupt and to run again: a step that is done is skipped. BASE_PYTHON
 # names the Python to build on; otherwise the newest of 3.12, 3.11, 3.10.
 set -euo pipefail
