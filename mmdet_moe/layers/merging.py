@@ -105,7 +105,8 @@ def _alike(experts: Sequence[nn.Module]) -> bool:
     return all(
         type(e) is nn.Conv2d and e.padding_mode == 'zeros'
         and _shape(e) == _shape(experts[0])
-        and not (e._forward_hooks or e._forward_pre_hooks) for e in experts)
+        and not (e._forward_hooks or e._forward_pre_hooks or e._backward_hooks
+                 or e._backward_pre_hooks) for e in experts)
 
 
 def _shape(conv: nn.Conv2d) -> tuple:

@@ -68,6 +68,7 @@ def test_it_pays_where_the_maps_are_large(monkeypatch):
     lambda experts: experts.__setitem__(1, conv(bias=False)),
     lambda experts: experts.__setitem__(1, conv(padding_mode='reflect')),
     lambda experts: experts[1].register_forward_hook(lambda *_: None),
+    lambda experts: experts[1].register_full_backward_hook(lambda *_: None),
 ])
 def test_what_cannot_be_merged(change):
     experts = [conv() for _ in range(2)]
