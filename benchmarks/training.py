@@ -22,6 +22,7 @@ from terminaltables import GithubFlavoredMarkdownTable
 from mmdet_moe.datasets.shapes import generate
 from mmdet_moe.hooks import MoEHook
 from mmdet_moe.launch import build_runner, load_config
+from mmdet_moe.layers import moe_layers
 
 DEMO = Path(__file__).parents[1] / 'configs/retinanet_moe_fpn_shapes.py'
 WARM_UP = 4  # steps that are not counted
@@ -54,14 +55,13 @@ class Stopwatch:
 
 class Profile(Hook):
     """Watches a training, and the time between its steps."""
-    priority = 'HIGHEST'  # before MoEHook gives its methods to the model
 
     def __init__(self) -> None:
         self.stopwatch, self.steps, self.ended = Stopwatch(), 0, None
 
     def before_train(self, runner) -> None:
         model, head = runner.model, runner.model.bbox_head
-        moe = [h for h in runner.hooks if isinstance(h, MoEHook)]
+        constraints = 'constraints and their log'
         for owner, method, label in (
             (runner.train_loop, 'run_iter', 'logging and other hooks'),
             (model, 'train_step', 'other'),
@@ -74,8 +74,10 @@ class Profile(Hook):
             (head, 'loss_by_feat', 'losses'),
             (runner.optim_wrapper, 'backward', 'backward pass'),
             (runner.optim_wrapper.optimizer, 'step', 'optimizer'),
-            *((hook, method, 'constraints and their log') for hook in moe
-              for method in ('_discard', '_add_losses', 'after_train_iter')),
+            *((layer, 'collect', constraints)
+              for layer in moe_layers(model).values()),
+            *((hook, 'after_train_iter', constraints)
+              for hook in runner.hooks if isinstance(hook, MoEHook)),
         ):
             self.stopwatch.watch(owner, method, label)
         run = runner.train_loop.run_iter

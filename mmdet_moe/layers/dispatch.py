@@ -7,7 +7,7 @@ of L tensors (n_l, C, h_l, w_l), ``weights`` one of L tensors (n_l, E). They
 return one mixture per piece. :func:`dense_dispatch` is the definition,
 :func:`sparse_dispatch` the way to compute it.
 """
-from typing import Callable, List, Sequence
+from typing import Callable, Dict, List, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from .distributed import world_size
 from .memory_format import memory_order
 from .merging import MergedConvolution, merging_pays
-from .plan import Plan
+from .plan import Plan, make_plans
 
 Dispatch = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[nn.Module]],
                     List[Tensor]]
@@ -35,15 +35,14 @@ def sparse_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
                     experts: Sequence[nn.Module]) -> List[Tensor]:
     """Run each expert once per level, on its own samples only.
 
-    The weights of all levels are brought to the host in one transfer; a
-    sample goes wherever its weight is not 0, NaN included. Experts without a
-    sample are not run at all: an empty batch would turn the running
-    statistics of a BatchNorm into NaN. Convolutions are merged where that is
-    cheaper, see :mod:`.merging`.
+    What is to be done is decided for all levels before anything is, see
+    :mod:`.plan`; a sample goes wherever its weight is not 0, NaN included.
+    Experts without a sample are not run at all: an empty batch would turn the
+    running statistics of a BatchNorm into NaN. Convolutions are merged where
+    that is cheaper, see :mod:`.merging`.
     """
     experts = list(experts)
-    known = iter(torch.cat(list(weights)).tolist())
-    plans = [Plan([next(known) for _ in x]) for x in pieces]
+    plans = make_plans(weights)
     pays = merging_pays(pieces, plans, experts)
     merged = sorted({e for plan, p in zip(plans, pays) if p for e in plan.rows})
     merge = MergedConvolution([experts[e] for e in merged]) if merged else None
@@ -101,20 +100,18 @@ def _mix(x: Tensor, weights: Tensor, plan: Plan,
         return experts[0](x)  # for its shape: there may be no regions
     if plan.direct is not None and not weights.requires_grad:
         return experts[plan.direct](x)  # nothing to gather or to weigh
-    n, busy = len(x), list(plan.rows)
-    rows = torch.tensor(sum(plan.rows.values(), []), device=x.device).split(
-        [len(r) for r in plan.rows.values()])
-    some = [r for r in rows if len(r) < n]
+    n = len(x)
+    some = [r for r in plan.rows.values() if len(r) < n]
     there, back = memory_order(x)
     gathered = iter(
         x.movedim(*there).index_select(0, torch.cat(some)).movedim(*back)
         .split([len(r) for r in some]) if some else ())
     outputs = [
         experts[e](x if len(r) == n else next(gathered))
-        for e, r in zip(busy, rows)
+        for e, r in plan.rows.items()
     ]
     there, back = memory_order(outputs[0])
-    return _Mixture.apply(weights[:, busy], rows,
+    return _Mixture.apply(weights, plan.rows,
                           *(y.movedim(*there) for y in outputs)).movedim(*back)
 
 
@@ -127,14 +124,15 @@ class _Mixture(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weights: Tensor, rows: Sequence[Tensor],
+    def forward(ctx, weights: Tensor, rows: Dict[int, Tensor],
                 *outputs: Tensor) -> Tensor:
-        """(n, m) weights; m times rows (k,), and outputs (k, ...) -> (n, ...)
-        """
+        """(n, E) weights; of m experts rows (k,) and outputs (k, ...) ->
+        (n, ...)"""
         ctx.save_for_backward(weights, *outputs)
         ctx.rows = rows
         n, mixture = len(weights), None
-        for w, r, y in zip(weights.unbind(1), rows, outputs):
+        for (e, r), y in zip(rows.items(), outputs):
+            w = weights[:, e]
             if mixture is None and len(r) == n:
                 mixture = _scale(y, w)
                 continue
@@ -153,11 +151,11 @@ class _Mixture(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         weights, *outputs = ctx.saved_tensors
         to_weights, to_outputs = torch.zeros_like(weights), []
-        for i, (r, y) in enumerate(zip(ctx.rows, outputs)):
+        for (e, r), y in zip(ctx.rows.items(), outputs):
             everything = len(r) == len(weights)
             g = gradient if everything else gradient.index_select(0, r)
-            to_weights[r, i] = _dot(g, y)
-            to_outputs.append(_scale(g, weights[r, i]))
+            to_weights[r, e] = _dot(g, y)
+            to_outputs.append(_scale(g, weights[r, e]))
         return (to_weights, None, *to_outputs)
 
 

@@ -25,9 +25,13 @@ class Gate(nn.Module):
 
     A gate implements :meth:`logits`; one that pools and then decides may
     implement :meth:`look` and :meth:`score` instead, of which the second is
-    done once for all levels. Gates hold their parameters directly
-    rather than in ``nn.Linear`` or ``nn.Conv2d``: detector heads initialise
-    every layer of those types with a rule that is meant for predictors.
+    done once for all levels. A MoE layer calls these two rather than the gate,
+    so that forward hooks on a gate are not run; what it decided is in the
+    layer's ``routing``.
+
+    Gates hold their parameters directly rather than in ``nn.Linear`` or
+    ``nn.Conv2d``: detector heads initialise every layer of those types with a
+    rule that is meant for predictors.
 
     Attributes:
         learned: Whether the features decide; only then can there be noise

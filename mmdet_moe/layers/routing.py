@@ -28,7 +28,7 @@ class Routing:
     @property
     def changed(self) -> Tensor:
         """(N,) bool, whether another choice was made because of the mask."""
-        free = select(self.logits, self.experts.shape[1])
+        free, _ = select(self.logits, self.experts.shape[1])
         return self.masked.gather(-1, free).any(dim=-1)
 
     def detach(self) -> 'Routing':
@@ -64,14 +64,14 @@ class ForcedChoice:
     masked: Tensor
 
 
-def select(logits: Tensor, top_k: int) -> Tensor:
-    """The K experts with the largest logits, (N, E) -> (N, K).
+def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:
+    """The K experts with the largest logits, and these: (N, E) -> 2 (N, K).
 
     Equal logits are taken in the order of the expert index, so that routing
     is deterministic.
     """
-    order = logits.sort(dim=-1, descending=True, stable=True).indices
-    return order[:, :top_k]
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    return order[:, :top_k], ordered[:, :top_k]
 
 
 def top_k_routing(logits: Tensor,
@@ -89,10 +89,11 @@ def top_k_routing(logits: Tensor,
         noise, noise_scale: (N, E), kept with the decision.
     """
     if masked is None:
-        masked = logits.new_zeros(logits.shape[-1], dtype=torch.bool)
-    open_logits = logits.masked_fill(masked, float('-inf'))
-    experts = select(open_logits, top_k)
-    kept = open_logits.gather(-1, experts).softmax(dim=-1)
-    weights = torch.zeros_like(logits).scatter(-1, experts, kept)
-    return Routing(weights, experts, logits, masked.expand(logits.shape),
-                   noise, noise_scale)
+        masked, open_logits = torch.zeros_like(logits, dtype=torch.bool), logits
+    else:
+        masked = masked.expand(logits.shape)
+        open_logits = logits.masked_fill(masked, float('-inf'))
+    experts, kept = select(open_logits, top_k)
+    weights = torch.zeros_like(logits).scatter(-1, experts,
+                                               kept.softmax(dim=-1))
+    return Routing(weights, experts, logits, masked, noise, noise_scale)

@@ -1,10 +1,10 @@
 """The sparse dispatch against the dense reference, output and gradients."""
-import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from twins import assert_same
 
 from mmdet_moe.layers import (
     MoELayer,
@@ -22,27 +22,6 @@ def conv():
 
 def subnet():
     return nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(5, 3, 3, padding=1))
-
-
-def run(layer, levels, dispatch):
-    layer = copy.deepcopy(layer)
-    layer.dispatch = dispatch
-    levels = [x.clone().requires_grad_() for x in levels]
-    outputs = layer(levels)
-    sum(y.pow(2).sum() for y in outputs).backward()
-    # An expert that was not run has no gradient, or 0 in the reference.
-    gradients = [
-        torch.zeros_like(p) if p.grad is None else p.grad
-        for p in layer.parameters()
-    ]
-    return [*outputs, *gradients, *(x.grad for x in levels)]
-
-
-def assert_same(layer, levels):
-    sparse = run(layer, levels, sparse_dispatch)
-    dense = run(layer, levels, dense_dispatch)
-    for a, b in zip(sparse, dense):
-        assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('expert', [conv, subnet])

@@ -134,6 +134,14 @@ def test_levels_of_detections_and_objects(load_config):
     with torch.no_grad():
         sample = detector(**data, mode='predict')[0]
     assert sample.gt_instances.level_ids.tolist() == [0, 1, 2]
+    # no objects; and not annotated, as of a pipeline without LoadAnnotations
+    empty, unknown = data['data_samples']
+    empty.gt_instances = empty.gt_instances[:0]
+    unknown.gt_instances = InstanceData()
+    with torch.no_grad():
+        detector(**data, mode='predict')
+    assert empty.gt_instances.level_ids.tolist() == []
+    assert 'level_ids' not in unknown.gt_instances
 
 
 @pytest.mark.parametrize('head', [dict(), dict(moe_at='every')])

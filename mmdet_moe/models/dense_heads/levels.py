@@ -110,8 +110,8 @@ def assigned_levels(head, sizes: Sequence[Sequence[int]],
     Returns:
         For each picture (n,) int64, -1 for an object without an anchor.
     """
-    if not objects:
-        return []
+    if not any(map(len, objects)):
+        return [one.labels.new_zeros(0) for one in objects]
     device = objects[0].labels.device
     priors, valid = head.get_anchors(sizes, list(metas), device=device)
     anchors = get_box_tensor(torch.cat(priors[0]))  # the same for all

@@ -266,7 +266,9 @@ class MoERetinaHead(RetinaHead):
                     weights_at(prediction, [g[b] for g in levels],
                                sample.metainfo, rescale),
                     f'{name}_expert_weights')
-        annotated = [s for s in batch_data_samples if 'gt_instances' in s]
+        # A pipeline that loads no annotations gives instances without any.
+        annotated = [s for s in batch_data_samples
+                     if 'labels' in s.get('gt_instances', ())]
         if annotated and assigns_levels(self):
             objects = [sample.gt_instances for sample in annotated]
             levels = assigned_levels(self, [level.shape[-2:] for level in x],
