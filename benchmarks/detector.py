@@ -178,7 +178,8 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument('--bf16', action='store_true',
-                        help='autocast, but for the evaluation')
+                        help='autocast of whole steps, backward pass included, '
+                        'but not of the evaluation')
     return parser.parse_args()
 
 

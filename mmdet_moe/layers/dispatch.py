@@ -7,11 +7,10 @@ of L tensors (n_l, C, h_l, w_l), ``weights`` one of L tensors (n_l, E). They
 return one mixture per piece. :func:`dense_dispatch` is the definition,
 :func:`sparse_dispatch` the way to compute it.
 """
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, Iterable, List, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .distributed import world_size
 from .memory_format import memory_order
@@ -37,9 +36,10 @@ def sparse_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
 
     What is to be done is decided for all levels before anything is, see
     :mod:`.plan`; a sample goes wherever its weight is not 0, NaN included.
-    Experts without a sample are not run at all: an empty batch would turn the
-    running statistics of a BatchNorm into NaN. Convolutions are merged where
-    that is cheaper, see :mod:`.merging`.
+    Experts without a sample are not run: an empty batch may turn the running
+    statistics of a BatchNorm into NaN. Only a level without any sample is
+    given to the first expert, for the shape of the output. Convolutions are
+    merged where that is cheaper, see :mod:`.merging`.
     """
     experts = list(experts)
     plans = make_plans(weights)
@@ -91,7 +91,7 @@ class RememberingDispatch:
 
 def _mix(x: Tensor, weights: Tensor, plan: Plan,
          experts: Sequence[nn.Module]) -> Tensor:
-    """One level: x (n, ...), weights (n, E).
+    """One level: x (n, ...), weights (n, E) -> mixtures (n, ...).
 
     Samples are gathered once, for all experts that see a part of them: there
     are K n samples and outputs in memory, not E n.
@@ -100,23 +100,57 @@ def _mix(x: Tensor, weights: Tensor, plan: Plan,
         return experts[0](x)  # for its shape: there may be no regions
     if plan.direct is not None and not weights.requires_grad:
         return experts[plan.direct](x)  # nothing to gather or to weigh
-    n = len(x)
-    some = [r for r in plan.rows.values() if len(r) < n]
     there, back = memory_order(x)
-    gathered = iter(
+    outputs = (
+        experts[e](part).movedim(*there)
+        for e, part in zip(plan.rows, _gather(x, list(plan.rows.values()))))
+    # In a compiled graph the gradients of _Mixture are 0 (PyTorch 2.11).
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        mixture = _Mixture.apply(weights, plan.rows, *outputs)
+    else:
+        mixture = _weighted(weights, plan.rows, outputs)
+    return mixture.movedim(*back)
+
+
+def _gather(x: Tensor, rows: Sequence[Tensor]) -> List[Tensor]:
+    """What each of some experts sees of x; itself, where that is all."""
+    n = len(x)
+    some = [r for r in rows if len(r) < n]
+    if not some:
+        return [x] * len(rows)
+    there, back = memory_order(x)
+    # Unsafe if the whole was used too; so an expert may work in place.
+    parts = iter(
         x.movedim(*there).index_select(0, torch.cat(some)).movedim(*back)
-        .split([len(r) for r in some]) if some else ())
-    outputs = [
-        experts[e](x if len(r) == n else next(gathered))
-        for e, r in plan.rows.items()
-    ]
-    there, back = memory_order(outputs[0])
-    return _Mixture.apply(weights, plan.rows,
-                          *(y.movedim(*there) for y in outputs)).movedim(*back)
+        .unsafe_split_with_sizes([len(r) for r in some]))
+    return [next(parts) if len(r) < n else x for r in rows]
+
+
+def _weighted(weights: Tensor, rows: Dict[int, Tensor],
+              outputs: Iterable[Tensor]) -> Tensor:
+    """Sum of the weighted outputs of experts, each on rows of its own.
+
+    (n, E) weights; of m experts rows (k,) and outputs (k, ...) -> (n, ...).
+    """
+    n, mixture = len(weights), None
+    for (e, r), y in zip(rows.items(), outputs):
+        w = weights[:, e]
+        if mixture is None and len(r) == n:
+            mixture = _scale(y, w)
+            continue
+        if mixture is None:
+            mixture = y.new_zeros(n, *y.shape[1:])
+        if len(r) < n:
+            mixture.index_add_(0, r, _scale(y, w[r]))
+        elif y.dtype == w.dtype:
+            mixture.addcmul_(y, _column(w, y))
+        else:
+            mixture += _scale(y, w)
+    return mixture
 
 
 class _Mixture(torch.autograd.Function):
-    """Sum of the weighted outputs of experts, each on rows of its own.
+    """:func:`_weighted` with its gradient.
 
     As ``index_add(rows, output * weight)`` one after the other, but without
     the products in memory: outputs of a subnet are larger than its features,
@@ -126,46 +160,33 @@ class _Mixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weights: Tensor, rows: Dict[int, Tensor],
                 *outputs: Tensor) -> Tensor:
-        """(n, E) weights; of m experts rows (k,) and outputs (k, ...) ->
-        (n, ...)"""
-        ctx.save_for_backward(weights, *outputs)
         ctx.rows = rows
-        n, mixture = len(weights), None
-        for (e, r), y in zip(rows.items(), outputs):
-            w = weights[:, e]
-            if mixture is None and len(r) == n:
-                mixture = _scale(y, w)
-                continue
-            if mixture is None:
-                mixture = y.new_zeros(n, *y.shape[1:])
-            if len(r) < n:
-                mixture.index_add_(0, r, _scale(y, w[r]))
-            elif y.dtype == w.dtype:
-                mixture.addcmul_(y, _column(w, y))
-            else:
-                mixture += _scale(y, w)
-        return mixture
+        ctx.save_for_backward(
+            weights, *(outputs if ctx.needs_input_grad[0] else ()))
+        return _weighted(weights, rows, outputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient: Tensor):
         weights, *outputs = ctx.saved_tensors
-        to_weights, to_outputs = torch.zeros_like(weights), []
-        for (e, r), y in zip(ctx.rows.items(), outputs):
+        to_weights = torch.zeros_like(weights) if outputs else None
+        to_outputs = []
+        for i, (e, r) in enumerate(ctx.rows.items()):
             everything = len(r) == len(weights)
             g = gradient if everything else gradient.index_select(0, r)
-            to_weights[r, e] = _dot(g, y)
+            if outputs:
+                to_weights[r, e] = _dot(g, outputs[i]).to(weights.dtype)
             to_outputs.append(_scale(g, weights[r, e]))
         return (to_weights, None, *to_outputs)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of each sample, (k, ...) -> (k,), in float32.
+    """Inner product of each sample, (k, ...) -> (k,), at least float32.
 
     One by one: to hold all products would cost more than to add them up.
     """
+    dtype = torch.promote_types(a.dtype, torch.float32)
     return torch.stack([
-        torch.dot(x.flatten().float(), y.flatten().float())
+        torch.dot(x.flatten().to(dtype), y.flatten().to(dtype))
         for x, y in zip(a, b)
     ])
 
@@ -194,7 +215,7 @@ class _Tie(torch.autograd.Function):
     @staticmethod
     def forward(ctx, output: Tensor, *idle: Tensor) -> Tensor:
         ctx.save_for_backward(*idle)
-        return output.view_as(output)
+        return output.detach()  # unlike a view may be changed in place
 
     @staticmethod
     def backward(ctx, gradient: Tensor):

@@ -3,7 +3,7 @@
 Pavlitska et al. 2022, section III-A (GAP-FC and Conv-GAP gates); 2Conv-GAP
 after arXiv 2604.13761; noise after Shazeer et al. 2017, equation 4.
 """
-from typing import Optional
+from typing import Callable, Optional, Sequence, Union
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,7 @@ class Gate(nn.Module):
 
     A gate implements :meth:`logits`; one that pools and then decides may
     implement :meth:`look` and :meth:`score` instead, of which the second is
-    done once for all levels. A MoE layer calls these two rather than the gate,
-    so that forward hooks on a gate are not run; what it decided is in the
-    layer's ``routing``.
+    done once for all levels.
 
     Gates hold their parameters directly rather than in ``nn.Linear`` or
     ``nn.Conv2d``: detector heads initialise every layer of those types with a
@@ -51,10 +49,25 @@ class Gate(nn.Module):
         self.in_channels = check_int('in_channels', in_channels, 1)
         self.num_experts = check_int('num_experts', num_experts, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> float32 logits (N, E)."""
-        with torch.autocast(x.device.type, enabled=False):
-            return self.score(self.look(x))
+    def __init_subclass__(cls) -> None:
+        if 'logits' in vars(cls) and cls.look is not Gate.look:
+            raise TypeError(
+                f'{cls.__name__}.logits would not be used: a class above has '
+                "'look' and 'score'; implement these, or start from Gate")
+
+    def forward(self,
+                x: Union[Tensor, Sequence[Tensor]],
+                decide: Callable = lambda look, x: look(x)) -> Tensor:
+        """(N, C, H, W) -> float32 logits (N, E).
+
+        Args:
+            x: The features, or what else ``decide`` takes.
+            decide: Given :meth:`look` and x, what is seen of the N samples;
+                a layer has its scope do that.
+        """
+        device = (x if isinstance(x, Tensor) else x[0]).device
+        with torch.autocast(device.type, enabled=False):
+            return self.score(decide(self.look, x))
 
     def logits(self, x: Tensor) -> Tensor:
         """float32 (N, C, H, W) -> (N, E)."""

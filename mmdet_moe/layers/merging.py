@@ -3,7 +3,9 @@
 ``sum_k w_k (x * W_k + b_k) = x * (sum_k w_k W_k) + sum_k w_k b_k``, so that K
 experts that are single convolutions cost as much as one, once their kernels
 are merged for each sample (CondConv, arXiv 1904.04971, does so for all
-experts). The merging has its own price, which small maps are not worth.
+experts). The merging has its own price, which small maps are not worth. A
+kernel that is not finite spoils what it is merged into even with a weight of
+0, as in the dense reference.
 """
 import math
 from typing import List, Sequence
@@ -11,7 +13,6 @@ from typing import List, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .memory_format import memory_format
 from .plan import Plan
@@ -29,7 +30,10 @@ def merging_pays(pieces: Sequence[Tensor], plans: Sequence[Plan],
     Args:
         pieces: L tensors (n_l, C, h_l, w_l).
         plans: L, of the same samples.
-        experts: E of them.
+        experts: E modules of any type; only alike convolutions are merged.
+
+    Returns:
+        L times whether.
     """
     if not _alike(experts):
         return [False] * len(pieces)
@@ -46,23 +50,24 @@ class MergedConvolution:
     """The mixture of convolutions, with a kernel of its own for each sample.
 
     Args:
-        experts: m convolutions of the same shape. Their kernels are put into
-            one table, for all levels that are merged.
+        experts: The m convolutions that are busy, of the same shape. Their
+            kernels are put into one table, for all levels that are merged.
     """
 
     def __init__(self, experts: Sequence[nn.Conv2d]) -> None:
         self.like = experts[0]
-        # In float32: the gradient of a weight is a sum over a whole kernel.
+        # At least float32: the gradient of a weight is a sum over a kernel.
+        self.dtype = torch.promote_types(self.like.weight.dtype, torch.float32)
         self.kernels = torch.stack(
-            [e.weight.flatten().float() for e in experts])
+            [e.weight.flatten().to(self.dtype) for e in experts])
         self.biases = None if self.like.bias is None else torch.stack(
-            [e.bias.float() for e in experts])
+            [e.bias.to(self.dtype) for e in experts])
 
     def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
         """(n, C, H, W) features and (n, m) weights -> (n, C', H', W')."""
         like, n = self.like, len(x)
         with torch.autocast(x.device.type, enabled=False):
-            weights = weights.float()
+            weights = weights.to(self.dtype)
             kernels = _Blend.apply(weights, self.kernels).to(like.weight.dtype)
             bias = None if self.biases is None else (
                 weights @ self.biases).flatten().to(kernels.dtype)
@@ -79,7 +84,7 @@ class MergedConvolution:
 
 
 class _Blend(torch.autograd.Function):
-    """The product of a small matrix (n, m) and a wide one (m, D).
+    """The product of a small matrix (n, m) and a wide one (m, D): (n, D).
 
     As ``small @ wide``, but for the gradient of the small one, which is a sum
     over D that a matrix product does not divide between its threads.
@@ -91,7 +96,6 @@ class _Blend(torch.autograd.Function):
         return small @ wide
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient: Tensor):
         small, wide = ctx.saved_tensors
         parts = (math.gcd(wide.shape[1], 64), -1)
@@ -105,6 +109,7 @@ def _alike(experts: Sequence[nn.Module]) -> bool:
     return all(
         type(e) is nn.Conv2d and e.padding_mode == 'zeros'
         and _shape(e) == _shape(experts[0])
+        and 'forward' not in vars(e)  # it may be watched, or replaced
         and not (e._forward_hooks or e._forward_pre_hooks or e._backward_hooks
                  or e._backward_pre_hooks) for e in experts)
 

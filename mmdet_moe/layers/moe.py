@@ -255,13 +255,18 @@ class MoELayer(nn.Module):
 
     def _draw(self, levels: Levels) -> Dict[str, Tensor]:
         """Logits of the N samples; in training with noise, if there is any."""
-        with torch.autocast(levels[0].device.type, enabled=False):
-            seen = self.scope.decide(self.gate.look, levels)
-            logits = self.gate.score(seen)
-            if self.noise is None or not self.training:
-                return dict(logits=logits)
-            scale = self.noise(seen if self.gate.pools else self.scope.decide(
-                global_average_pool, levels))
+        seen = None
+
+        def decide(look: Callable, levels: Levels) -> Tensor:
+            nonlocal seen
+            seen = self.scope.decide(look, levels)
+            return seen
+
+        logits = self.gate(levels, decide)
+        if self.noise is None or not self.training:
+            return dict(logits=logits)
+        scale = self.noise(seen if self.gate.pools else self.scope.decide(
+            global_average_pool, levels))
         noise = torch.randn_like(scale) * scale
         return dict(logits=logits + noise, noise=noise, noise_scale=scale)
 

@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Plan:
-    """Who does what at a level of n pieces.
+    """Who does what at a level of n samples.
 
     Attributes:
-        rows: By expert, in order, the pieces that it has a weight for, int64
-            (k,) with k > 0, where the weights are. A weight that is NaN is
-            one.
-        pairs: How many pairs of piece and expert there are.
+        rows: By expert, in order, the samples that it has a weight for: int64
+            (k,) with k > 0, on the device of the weights. A weight that is
+            NaN is one.
+        pairs: How many pairs of sample and expert there are.
         direct: The expert that does everything with weight 1; None if
             there is none.
     """

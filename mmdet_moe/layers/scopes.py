@@ -86,7 +86,8 @@ class ImageScope(Scope):
     """One decision per image, for all levels of a call: N = B.
 
     The logits are the mean over the levels; for GAP-FC that is the fully
-    connected layer on the mean of the pooled levels.
+    connected layer on the mean of the pooled levels. That mean, too, is what
+    the noise is scaled by.
     """
     repeatable = False
 

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from twins import assert_same
+from twins import assert_same, results
 
 from mmdet_moe.layers import (
     MoELayer,
@@ -54,12 +54,58 @@ def test_channels_last_stays_so(monkeypatch, positions):
     layer.to(memory_format=torch.channels_last)
     x = torch.randn(4, 6, 8, 7).to(memory_format=torch.channels_last)
     assert_same(layer, [x])
-    seen = []
-    for expert in layer.experts:
-        expert.forward = lambda x, run=expert.forward: (
-            seen.append(last(x)) or run(x))
+    seen, run = [], nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, 'forward',
+                        lambda self, x: seen.append(last(x)) or run(self, x))
     y, = layer([x])
     assert last(y) and all(seen) and bool(seen) == (positions > 0)
+
+
+@pytest.mark.parametrize('positions', [0, math.inf],
+                         ids=['merged', 'gathered'])
+def test_derivatives(monkeypatch, positions):
+    """First and second, in float64, against finite differences."""
+    monkeypatch.setitem(merging.POSITIONS, 'cpu', positions)
+    experts = [conv().double() for _ in range(3)]
+    x = torch.randn(2, 6, 3, 3, dtype=torch.double, requires_grad=True)
+    weights = torch.rand(2, 2, dtype=torch.double, requires_grad=True)
+
+    def mixture(x, weights, *parameters):
+        # expert 1 has both samples, 0 and 2 have one each
+        first = torch.tensor([1.0, 0])
+        rows = torch.stack([
+            weights[:, 0] * first, weights[:, 1], weights[:, 0] * (1 - first)
+        ], dim=1)
+        return sparse_dispatch([x], [rows], experts)[0]
+
+    inputs = (x, weights, *experts[1].parameters())
+    assert torch.autograd.gradcheck(mixture, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(mixture, inputs, fast_mode=True)
+
+
+def test_compiled():
+    layer = MoELayer(subnet, 6, num_experts=3, top_k=2)
+    nn.init.normal_(layer.gate.weight, std=5)
+    x = torch.randn(4, 6, 5, 5)
+    parameters = list(layer.parameters())
+    expected, found = (
+        torch.autograd.grad(run(x).pow(2).sum(), parameters)
+        for run in (layer, torch.compile(layer, backend='eager')))
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_expert_that_works_in_place():
+    """One per sample, some samples each: what it changes is a copy."""
+    layer = MoELayer(lambda: nn.Sequential(nn.ReLU(inplace=True), conv()), 6,
+                     num_experts=3, top_k=1)
+    nn.init.normal_(layer.gate.weight, std=5)
+    levels = [torch.randn(5, 6, 4, 4)]
+    inplace = results(layer, levels, sparse_dispatch)
+    for expert in layer.experts:
+        expert[0].inplace = False
+    for a, b in zip(inplace, results(layer, levels, dense_dispatch)):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_one_sample():
@@ -128,10 +174,13 @@ def test_idle_experts_are_tied_with_a_gradient_of_zero():
     assert idle[0].grad.tolist() == [0, 0, 0]
 
 
-def test_half_precision_follows_the_experts():
-    layer = MoELayer(conv, 6)
+@pytest.mark.parametrize('expert', [conv, subnet], ids=['merged', 'gathered'])
+def test_half_precision_follows_the_experts(expert):
+    layer, x = MoELayer(expert, 6), torch.randn(3, 6, 8, 8)
     with torch.autocast('cpu', torch.bfloat16):
-        y = layer(torch.randn(3, 6, 8, 8))
+        y = layer(x)
+        layer.dispatch = dense_dispatch
+        torch.testing.assert_close(y, layer(x), rtol=0.02, atol=0.02)
     assert y.dtype == torch.bfloat16
     assert layer.routing.weights.dtype == torch.float32
 

@@ -22,6 +22,7 @@ OPTIONS = dict(
         balance_over='call',
         hard_constraint=dict(
             type='RelativeImportance', threshold=9.0, paper_per_call=True)))
+SIDE = dict(per_step=9, per_call=3)  # convolutions are merged, and are not
 
 
 def build(variant):
@@ -30,12 +31,12 @@ def build(variant):
     # Expert 3 is idle everywhere, and what a rank uses differs.
     layer.gate.bias.data = torch.tensor([0.0, 0.0, 0.0, -99.0])
     layer.gate.weight.data *= 9
-    return layer, torch.randn(4, 4, 3, 3)
+    return layer, torch.randn(4, 4, SIDE[variant], SIDE[variant])
 
 
 def train_step(layer, forward, x):
     """Gradients and constraint state after one step of loss and balance."""
-    out = forward(x)
+    out = forward(x).relu_()  # in place, as in a ConvModule
     summary = layer.collect()
     (out.pow(2).mean() + sum(summary.losses.values())).backward()
     layer.step()

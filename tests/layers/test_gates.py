@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from mmdet_moe.layers import GATES, Gate, GateNoise, MoELayer, top_k_routing
 from mmdet_moe.layers.gates import (
@@ -98,9 +99,25 @@ def test_a_gate_of_ones_own():
             lambda: nn.Conv2d(4, 4, 1), 4, gate=dict(type='MaxPoolGate'))
         layer(torch.randn(2, 4, 3, 3))[0].sum().backward()
         assert layer.gate.fc.weight.grad.abs().sum() > 0
+        with pytest.raises(TypeError, match='OtherGate.logits would not be'):
+            type('OtherGate', (GAPFCGate, ), dict(logits=MaxPoolGate.logits))
         with pytest.raises(ValueError, match="class='MaxPoolGate'.*taken"):
             GATES.register(type('MaxPoolGate', (Gate, ), {}))
     finally:
         del GATES['MaxPoolGate']
     with pytest.raises(ValueError, match='a subclass of Gate'):
         GATES.register(nn.Linear)
+
+
+@pytest.mark.parametrize('noise', [False, True])
+def test_a_layer_calls_its_gate(noise):
+    """Once for all levels: hooks on it are run, and what builds on them."""
+    layer = MoELayer(nn.Identity, 8, noise=noise)
+    prune.random_unstructured(layer.gate, 'weight', 0.5)
+    seen = []
+    layer.gate.register_forward_hook(lambda gate, x, y: seen.append(y))
+    for _ in range(2):
+        layer([torch.randn(2, 8, 4, 4), torch.randn(2, 8, 2, 2)])
+        assert seen[-1].shape == (4, 4)
+        seen[-1].sum().backward()
+    assert len(seen) == 2
