@@ -1,0 +1,167 @@
+"""Reports and their comparison from end to end."""
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from command import MOE, ROOT, on, tool
+from mmdet.registry import MODELS
+
+REPORT = 'tools/analysis_tools/expert_report.py'
+FEW = ['--pictures', 3, '--resamples', 20, '--permutations', 19]
+
+
+@pytest.fixture(scope='module')
+def report(trained, shapes, tmp_path_factory):
+    """The folder that a report was written to."""
+    folder = tmp_path_factory.mktemp('report')
+    checkpoint = (trained[0] / 'last_checkpoint').read_text()
+    output = tool(REPORT, MOE, checkpoint, '--work-dir', folder, *FEW,
+                  *on(shapes, 'model.test_cfg.score_thr=0.0'))
+    assert 'bbox_head.reg_subnet' in output and 'AP_S' in output
+    return folder
+
+
+def no_constants(name):
+    raise AssertionError(f'{name} in a table')
+
+
+def test_report(report, shapes):
+    page = (report / 'report.html').read_text()
+    assert page.count('<figure class="picture">') == 3
+    assert 'http' not in page.split('id="config"')[0]  # self-contained
+    words = re.sub('base64,[^"]*', '', page.split('id="config"')[0])
+    assert not re.findall(r'\b(?:nan|inf|none\.)\b', words, re.IGNORECASE)
+    numbers = json.loads((report / 'report.json').read_text(),
+                         parse_constant=no_constants)
+    assert len(numbers['interventions']) == 2 * (4 + 4 + 4)
+    table = numbers['layers']['bbox_head.cls_subnet']
+    objects = table['objects']
+    total = sum(row['count'] for row in objects['size'].values())
+    ann_file = shapes / 'annotations' / 'instances_val.json'
+    annotated = len(json.loads(ann_file.read_text())['annotations'])
+    assert total + objects['unassigned'] == annotated
+    lines = (report / 'objects.jsonl').read_text().splitlines()
+    assert len(lines) == annotated == numbers['num_objects']
+    questions = [(row['of'], row['given_level'])
+                 for row in table['specialisation']]
+    assert ('size', True) in questions and ('class', False) in questions
+    figures = {p.name for p in (report / 'figures').iterdir()}
+    for name in ('usage', 'interventions', 'training', 'level'):
+        for kind in ('png', 'pdf'):
+            assert f'bbox_head.reg_subnet_{name}.{kind}' in figures
+
+
+def test_report_says_what_tools_test_says(report, trained, shapes, tmp_path):
+    checkpoint = (trained[0] / 'last_checkpoint').read_text()
+    tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
+         *on(shapes, 'model.test_cfg.score_thr=0.0'))
+    tested = json.loads(next(tmp_path.glob('2*/*.json')).read_text())
+    tables = json.loads((tmp_path / 'expert_assignment.json').read_text())
+    numbers = json.loads((report / 'report.json').read_text())
+    for key, name in (('AP', 'mAP'), ('AP_S', 'mAP_s'), ('AP_L', 'mAP_l')):
+        assert numbers['ap'][key]['value'] == pytest.approx(
+            tested[f'coco/bbox_{name}'], abs=5e-4)
+    for name, table in tables['layers'].items():
+        mine = numbers['layers'][f'bbox_head.{name}_subnet']
+        assert mine['importance'] == pytest.approx(table['importance'])
+        for by in ('size', 'level', 'class'):
+            for group, row in table['objects'][by].items():
+                ours = mine['objects'][by][group]
+                assert ours['count'] == row['count']
+                assert ours['weight'] == (row['weight'] and pytest.approx(
+                    row['weight'], abs=1e-6))
+
+
+def test_comparison(report, trained, shapes, tmp_path):
+    dense = tmp_path / 'dense.json'
+    dense.write_text(json.dumps({'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_s': -1}))
+    output = tool('tools/analysis_tools/compare_reports.py', f'plain={dense}',
+                  f'soft={report / "report.json"}', '--out',
+                  tmp_path / 'page' / 'comparison.html')
+    assert 'plain' in output and '4 of 4' in output
+    page = (tmp_path / 'page' / 'comparison.html').read_text()
+    assert 'bbox_head.cls_subnet' in page and 'http' not in page
+    assert (tmp_path / 'page' / 'figures' / 'tradeoff.pdf').exists()
+    other = tmp_path / 'other.json'
+    other.write_text(json.dumps(dict(
+        json.loads((report / 'report.json').read_text()), test_set='x')))
+    for wrong, message in (([dense, dense], 'two runs have the name'),
+                           ([f'a={report / "report.json"}', f'b={other}'],
+                            'were tested on different pictures'),
+                           ([tmp_path / 'none.json'], 'none.json does not'),
+                           ([ROOT / 'setup.cfg'], 'setup.cfg is not valid'),
+                           ([next(shapes.rglob('*_val.json'))], 'neither')):
+        output = tool('tools/analysis_tools/compare_reports.py', *wrong,
+                      '--out', tmp_path / 'x.html', ok=False)
+        assert 'error: ' in output and message in output
+
+
+def test_report_on_data_with_gaps(trained, shapes, load_config, tmp_path):
+    """Large circles only; a log that was cut off; decisions by patch."""
+    work_dir, _ = trained
+    root = tmp_path / 'shapes'
+    shutil.copytree(shapes, root)
+    ann_file = root / 'annotations' / 'instances_val.json'
+    content = json.loads(ann_file.read_text())
+    kept = content['annotations'][0]['category_id']
+    content['annotations'] = [
+        dict(a, area=96**2) for a in content['annotations']
+        if a['category_id'] == kept
+    ]
+    ann_file.write_text(json.dumps(content))
+    log = tmp_path / 'scalars.json'
+    log.write_bytes(next(work_dir.rglob('scalars.json')).read_bytes()[:-30])
+    by_patch = {'model.bbox_head.moe.scope.type': 'PatchScope',
+                'model.bbox_head.norm_cfg': None}
+    cfg = load_config('retinanet_moe_fpn_shapes')
+    cfg.merge_from_dict(by_patch)
+    checkpoint = tmp_path / 'untrained.pth'
+    torch.save(MODELS.build(cfg.model).state_dict(), checkpoint)
+    for annotations, message in ((content['annotations'],
+                                  'No test picture has a small object'),
+                                 ([], 'have no annotated object')):
+        ann_file.write_text(json.dumps(dict(content,
+                                            annotations=annotations)))
+        tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path, *FEW, '--log',
+             log, '--no-interventions',
+             *on(root, *(f'{k}={v}' for k, v in by_patch.items())))
+        numbers = json.loads((tmp_path / 'report.json').read_text(),
+                             parse_constant=no_constants)
+        notes = ' '.join(numbers['notes'])
+        assert message in notes and 'is cut off or broken' in notes
+        assert numbers['ap']['AP_S']['value'] is None
+        page = (tmp_path / 'report.html').read_text()
+        assert page.count('Leading expert of each patch of') == 3 * 2
+        assert message in page
+
+
+def test_report_needs_experts(trained, shapes, tmp_path):
+    checkpoint = tmp_path / 'dense.pth'
+    torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}),
+               checkpoint)
+    output = tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path,
+                  *on(shapes), ok=False)
+    assert 'does not fit the MoE layer bbox_head.cls_subnet' in output
+    assert 'shape (4, 64), there is nothing' in output
+    trained_with_4 = (trained[0] / 'last_checkpoint').read_text()
+    output = tool(REPORT, MOE, trained_with_4, '--work-dir', tmp_path,
+                  *on(shapes, 'model.bbox_head.moe.num_experts=3'), ok=False)
+    assert 'gate.weight should have the shape (3, 64)' in output
+    dense = [o.replace('evaluator.0', 'evaluator') for o in on(shapes)
+             if 'evaluator.1' not in o]
+    output = tool(REPORT, 'configs/retinanet_fpn_shapes.py', checkpoint,
+                  '--work-dir', tmp_path, *dense, ok=False)
+    assert 'the model has no MoE layer' in output
+    output = tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path,
+                  '--resamples', 0, *on(shapes), ok=False)
+    assert 'resamples=0: allowed is' in output
+
+
+def test_report_without_detections(trained, shapes, tmp_path):
+    checkpoint = (trained[0] / 'last_checkpoint').read_text()
+    tool(REPORT, MOE, checkpoint, '--work-dir', tmp_path, *FEW,
+         *on(shapes, 'model.test_cfg.score_thr=0.999'))
+    page = (tmp_path / 'report.html').read_text()
+    assert 'Nothing was detected at all' in page
