@@ -50,6 +50,7 @@ class Gate(nn.Module):
         self.num_experts = check_int('num_experts', num_experts, 1)
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if 'logits' in vars(cls) and cls.look is not Gate.look:
             raise TypeError(
                 f'{cls.__name__}.logits would not be used: a class above has '

@@ -8,6 +8,7 @@ MOE = 'configs/retinanet_moe_fpn_shapes.py'
 
 
 def tool(*args, ok=True):
+    """What a tool prints; one that should fail says why in a line."""
     done = subprocess.run([sys.executable, *map(str, args)],
                           cwd=ROOT,
                           capture_output=True,

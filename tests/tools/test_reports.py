@@ -74,7 +74,7 @@ def test_report_says_what_tools_test_says(report, trained, shapes, tmp_path):
                     row['weight'], abs=1e-6))
 
 
-def test_comparison(report, trained, shapes, tmp_path):
+def test_comparison(report, shapes, tmp_path):
     dense = tmp_path / 'dense.json'
     dense.write_text(json.dumps({'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_s': -1}))
     output = tool('tools/analysis_tools/compare_reports.py', f'plain={dense}',
