@@ -78,7 +78,7 @@ def run(options: dict, top_k: int, start: tuple, seed: int) -> dict:
         lambda: nn.Conv2d(C, C, 1), C, num_experts=EXPERTS, top_k=top_k,
         **options)
     layer.recording = True
-    layer.gate.bias.data += torch.tensor(start)
+    layer.gate.fc_bias.data += torch.tensor(start)
     router = [p for n, p in layer.named_parameters() if 'experts' not in n]
     optimizer = torch.optim.Adam([
         dict(params=router, lr=GATE_LR),

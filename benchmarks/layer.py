@@ -92,7 +92,7 @@ def layer(kind: str, experts: int = 4, top_k: int = 2, *,
     moe = MoELayer(partial(EXPERTS[kind], channels), channels,
                    num_experts=experts, top_k=top_k)
     if spread:  # the features are noise, their means are small
-        nn.init.normal_(moe.gate.weight)
+        nn.init.normal_(moe.gate.fc_weight)
     if dispatch is not None:
         moe.dispatch = dispatch
     return moe

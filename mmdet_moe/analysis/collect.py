@@ -1,7 +1,7 @@
 """One run over the test pictures: detections, decisions, interventions."""
 import json
 from collections import defaultdict
-from typing import Dict, List, Sequence, TextIO
+from typing import Dict, List, Optional, Sequence, TextIO
 
 import numpy as np
 import torch
@@ -11,14 +11,17 @@ from pycocotools.coco import COCO
 from torch import nn
 from tqdm import tqdm
 
-from mmdet_moe.evaluation.assignment_table import SIZES, size_of
-from mmdet_moe.files import DataError
-from mmdet_moe.layers import MapDecision, moe_layers, traced
-from mmdet_moe.layers.checks import ConfigError
-from mmdet_moe.models.dense_heads.levels import (
-    assigned_levels,
-    assigns_levels,
+from mmdet_moe.evaluation.objects import (
+    Boxes,
+    annotated,
+    detections_of,
+    objects_of,
 )
+from mmdet_moe.files import DataError
+from mmdet_moe.layers import Decision, moe_layers, rows_at
+from mmdet_moe.layers.checks import ConfigError
+from mmdet_moe.models.reporting import report_decisions
+from mmdet_moe.sizes import SIZES, size_of
 
 from .average_precision import AveragePrecision
 from .interventions import (
@@ -28,7 +31,6 @@ from .interventions import (
     features_kept,
     outputs_kept,
 )
-from .objects import annotated, detected, patches
 from .records import LayerRecord, Picture, Records, Things
 
 
@@ -56,9 +58,10 @@ class Collector:
         # pycocotools sorts by the file, MMDetection takes over its order.
         self.classes = [coco.cats[c]['name'] for c in self.cat_ids]
         self.layers = moe_layers(model)
-        self.head = _anchor_head(model)
-        self.levels = 0 if self.head is None else len(
-            self.head.prior_generator.strides)
+        report_decisions(model)
+        source = model.decision_reporter.provenance
+        self.levels = 0 if source is None else source.num_levels
+        self.levels_by: Optional[str] = None
         self.ap = AveragePrecision(coco, self.cat_ids, img_ids)
         self.interventions = {
             i: self.ap if _changes_nothing(i, self.layers) else
@@ -66,7 +69,9 @@ class Collector:
             for i in interventions
         }
         self.pictures: List[Picture] = []
-        self.decisions = defaultdict(list)
+        self.decisions: Dict[str, List[Decision]] = defaultdict(list)
+        #: By layer the number of decisions about the pictures so far.
+        self.before: Dict[str, int] = defaultdict(int)
         self.left_out: Dict[str, str] = {}
         self.objects: List[Things] = []
         self.detections: List[Things] = []
@@ -80,48 +85,38 @@ class Collector:
             DataError: A gate gives NaN.
         """
         data = self.model.data_preprocessor(batch, False)
-        # The objects come from the file. Without this every run would give
-        # them their levels anew.
         for sample in data['data_samples']:
-            sample.pop('gt_instances', None)
+            # Whatever the pipeline loads, the objects are those of the file.
+            sample.gt_instances = self._annotated(sample)
         with features_kept(self.model) as features:
-            with traced(self.model) as decisions:
-                samples = self.model(**data, mode='predict')
-            self._keep(samples, self._usable(decisions, samples), features)
+            samples = self.model(**data, mode='predict')
+            self._check(samples)
+            self._keep(samples)
+            for sample in data['data_samples']:
+                del sample.gt_instances  # need no levels once more
             with outputs_kept(self.layers):
                 for intervention, ap in self._wanted().items():
                     if ap is not self.ap:
                         samples = self._run(data, intervention, features)
                         ap.add([s.img_id for s in samples],
-                               [detected(s) for s in samples])
+                               [_found(detections_of(s)) for s in samples])
 
-    def _usable(self, decisions: Dict[str, List[MapDecision]],
-                samples: list) -> Dict[str, List[MapDecision]]:
-        """Those that are about pictures; the other layers are left out."""
-        for name, maps in decisions.items():
-            numbers = {len(m.weights) for m in maps}
-            if not maps:
-                # such as those of an auxiliary head
-                self.left_out[name] = 'it is not used in prediction'
-            elif numbers != {len(samples)}:
-                self.left_out[name] = (
-                    f'it decides about {max(numbers)} things where there are '
-                    f'{len(samples)} pictures, such as regions of them')
-            elif self.levels and len(maps) not in (1, self.levels):
-                self.left_out[name] = (
-                    f'it sees {len(maps)} maps, and the head has '
-                    f'{self.levels} levels')
-        usable = {
-            name: maps
-            for name, maps in decisions.items() if name not in self.left_out
-        }
-        for name, maps in usable.items():
-            if any(m.weights.isnan().any() for m in maps):
-                raise DataError(
-                    f'the gate of {name} gives NaN for a picture out of ' +
-                    ', '.join(sample.img_path for sample in samples) +
-                    '; are there NaNs in the checkpoint?')
-        return usable
+    def _annotated(self, sample) -> InstanceData:
+        boxes, labels, _ = annotated(self.coco, self.cat_ids, sample.img_id)
+        device = next(self.model.parameters()).device
+        return InstanceData(
+            bboxes=torch.tensor(boxes, dtype=torch.float, device=device),
+            labels=torch.tensor(labels, device=device))
+
+    def _check(self, samples: list) -> None:
+        for sample in samples:
+            self.left_out.update(sample.undecided)
+            for name, decision in sample.decisions.items():
+                if decision.weights.isnan().any():
+                    raise DataError(
+                        f'the gate of {name} gives NaN for a picture out of ' +
+                        ', '.join(s.img_path for s in samples) +
+                        '; are there NaNs in the checkpoint?')
 
     def _wanted(self) -> Dict[Intervention, AveragePrecision]:
         return {
@@ -138,109 +133,72 @@ class Collector:
             with features.aside():
                 return self.model(**data, mode='predict')
 
-    def _keep(self, samples: list, decisions: Dict[str, List[MapDecision]],
-              features: KeptFeatures) -> None:
-        results = [detected(sample) for sample in samples]
-        hits = self.ap.add([s.img_id for s in samples], results)
-        for b, sample in enumerate(samples):
+    def _keep(self, samples: list) -> None:
+        results = [detections_of(sample) for sample in samples]
+        hits = self.ap.add([s.img_id for s in samples],
+                           [_found(found) for found in results])
+        for sample, found, true in zip(samples, results, hits):
             height, width = sample.ori_shape[:2]
-            number = len(self.pictures)
             self.pictures.append(
                 Picture(sample.img_id, sample.img_path, height, width))
-            for name, maps in decisions.items():
-                self.decisions[name].append([
-                    np.stack([_flat(x) for x in values])
-                    for values in zip(*((m.weights[b], m.logits[b],
-                                         m.distinct) for m in maps))
-                ])
-            boxes, labels, areas = annotated(self.coco, self.cat_ids,
-                                             sample.img_id)
-            objects = self._things(
-                sample,
-                decisions,
-                number,
-                bboxes=boxes,
-                labels=labels,
-                areas=areas,
-                levels=self._assigned(boxes, labels, sample, features),
-                scores=np.ones(len(boxes)),
-                true=np.ones(len(boxes), bool))
+            objects = objects_of(sample, self.coco, self.cat_ids)
+            if 'gt_origins' in sample:
+                self.levels_by = sample.gt_origins.levels_by
+            self.objects.append(
+                self._things(sample, objects, np.ones(len(objects), bool)))
+            self.detections.append(self._things(sample, found, true))
             self._write(sample, objects)
-            self.objects.append(objects)
-            found = results[b]
-            self.detections.append(
-                self._things(
-                    sample,
-                    decisions,
-                    number,
-                    **found,
-                    areas=np.prod(
-                        found['bboxes'][:, 2:] - found['bboxes'][:, :2],
-                        axis=1),
-                    true=hits[b]))
+            for name, decision in sample.decisions.items():
+                self.decisions[name].append(decision)
+                self.before[name] += len(decision.weights)
 
-    def _assigned(self, boxes: np.ndarray, labels: np.ndarray, sample,
-                  features: KeptFeatures) -> np.ndarray:
-        if self.head is None:
-            return np.full(len(boxes), -1)
-        first = features.value[0]
-        objects = InstanceData(
-            bboxes=first.new_tensor(boxes.tolist()).reshape(-1, 4),
-            labels=torch.tensor(labels, device=first.device))
-        levels, = assigned_levels(
-            self.head, [x.shape[-2:] for x in features.value], [objects],
-            [sample.metainfo])
-        return levels.cpu().numpy()
-
-    def _things(self, sample, decisions, number: int, *, bboxes, labels,
-                areas, levels, scores, true) -> Things:
-        """With the patch of each map that the centres of the boxes lie in."""
-        patch = {
-            name: patches(bboxes, sample.metainfo, maps,
-                          self.layers[name].scope.grid)
-            for name, maps in decisions.items()
-        }
+    def _things(self, sample, boxes: Boxes, true: np.ndarray) -> Things:
+        """With the number of the decision that each is under, out of those
+        about all pictures so far."""
+        under = {}
+        for name, decision in sample.decisions.items():
+            own = boxes.under(decision)
+            under[name] = np.where(own >= 0, own + self.before[name], -1)
         return Things(
-            np.full(len(bboxes), number, np.int32),
-            bboxes.astype(np.float32), labels.astype(np.int32),
-            areas.astype(np.float32), levels.astype(np.int8),
-            scores.astype(np.float32), true, patch)
+            np.full(len(boxes), len(self.pictures) - 1, np.int32),
+            boxes.boxes.astype(np.float32), boxes.labels.astype(np.int32),
+            boxes.areas.astype(np.float32), boxes.levels.astype(np.int8),
+            boxes.scores.astype(np.float32), true, under)
 
-    def _write(self, sample, objects: Things) -> None:
+    def _write(self, sample, objects: Boxes) -> None:
         """A line for each object, so that all of them are in no one's way."""
-        weights = {name: kept[-1][0] for name, kept in self.decisions.items()}
+        weights = {
+            name: rows_at(decision.weights,
+                          torch.from_numpy(objects.under(decision)))
+            for name, decision in sample.decisions.items()
+        }
         for i in range(len(objects)):
-            level = int(objects.level[i])
+            level, item = int(objects.levels[i]), int(objects.items[i])
             row = dict(
                 img_id=sample.img_id,
-                box=objects.box[i].tolist(),
-                label=self.classes[objects.label[i]],
-                area=float(objects.area[i]),
-                size=SIZES[int(size_of(objects.area[i]))],
+                box=objects.boxes[i].tolist(),
+                label=self.classes[objects.labels[i]],
+                area=float(objects.areas[i]),
+                size=SIZES[int(size_of(objects.areas[i]))],
                 level=level if level >= 0 else None,
-                weights={})
-            for name, maps in weights.items():
-                place = 0 if len(maps) == 1 else level
-                if place >= 0:
-                    patch = objects.patch[name][i, place]
-                    row['weights'][name] = maps[place, patch].tolist()
+                item=item if item >= 0 else None,
+                weights={
+                    name: w[i].tolist()
+                    for name, w in weights.items() if not w[i].isnan().any()
+                })
             self.lines.write(json.dumps(row) + '\n')
 
     def records(self) -> Records:
         """What was kept, joined.
 
         Raises:
-            ValueError: No MoE layer decides about pictures.
+            ValueError: Nothing is known about any MoE layer.
         """
-        layers = {}
-        for name, layer in self.layers.items():
-            if name in self.left_out:
-                continue
-            parts = self.decisions[name]
-            weights, logits, distinct = (np.stack(x) for x in zip(*parts))
-            layers[name] = LayerRecord(
-                weights.astype(float), logits, distinct, layer.scope.grid,
-                layer.top_k)
+        layers = {
+            name: LayerRecord(self.decisions[name], layer.top_k)
+            for name, layer in self.layers.items()
+            if name in self.decisions and name not in self.left_out
+        }
         if not layers:
             raise ConfigError(
                 'there is nothing to report about any MoE layer of the model; '
@@ -255,10 +213,11 @@ class Collector:
             supercategories=above if all(above) else None,
             levels=self.levels,
             layers=layers,
-            objects=Things.cat(self.objects),
-            detections=Things.cat(self.detections),
+            objects=Things.cat(self.objects, list(layers)),
+            detections=Things.cat(self.detections, list(layers)),
             ap=self.ap,
             interventions=self._wanted(),
+            levels_by=self.levels_by,
             left_out=self.left_out)
 
 
@@ -276,7 +235,7 @@ def collect(runner: Runner,
         lines: Where a line of JSON is written for each object.
 
     Raises:
-        ValueError: No MoE layer decides about pictures.
+        ValueError: Nothing is known about any MoE layer.
         DataError: A gate gives NaN.
     """
     loader = runner.test_dataloader
@@ -298,21 +257,12 @@ def collect(runner: Runner,
     return collector.records()
 
 
-def _anchor_head(model: nn.Module):
-    """The part of a detector that gives objects to levels; None if none."""
-    for name in ('bbox_head', 'rpn_head'):
-        head = getattr(model, name, None)
-        if assigns_levels(head):
-            return head
-    return None
-
-
 def _changes_nothing(intervention: Intervention, layers) -> bool:
     layer = layers[intervention.layer]
     return (intervention.kind == 'top_k' and layer.forcing is None
             and intervention.value == layer.top_k)
 
 
-def _flat(grid: torch.Tensor) -> np.ndarray:
-    """(G, G, ...) -> (P, ...)"""
-    return grid.flatten(0, 1).cpu().numpy()
+def _found(boxes: Boxes) -> dict:
+    """Detections as AveragePrecision takes them."""
+    return dict(bboxes=boxes.boxes, scores=boxes.scores, labels=boxes.labels)

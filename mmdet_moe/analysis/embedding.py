@@ -50,18 +50,16 @@ def embed(records: Records,
     things = records.objects[records.located(layer, records.objects)]
     if len(things) == 0:
         return None
-    units, index = np.unique(
-        np.stack(records.places(layer, things)), axis=1, return_inverse=True)
-    index = index.reshape(-1)
+    units, index = np.unique(things.under[layer], return_inverse=True)
     rng = np.random.default_rng(seed)
-    chosen = rng.permutation(units.shape[1])[:MOST]
-    logits = records.layers[layer].logits[tuple(units[:, chosen])]
+    chosen = rng.permutation(len(units))[:MOST]
+    logits = records.layers[layer].logits[units[chosen]]
     if len(chosen) < LEAST or np.ptp(logits, axis=0).max() < 1e-6:
         return None
     groups = {}
     for by, (group, names) in groupings(records, things).items():
         if by != 'supercategory' and (group >= 0).all():
-            votes = np.zeros((units.shape[1], len(names)))
+            votes = np.zeros((len(units), len(names)))
             np.add.at(votes, (index, group), 1)
             groups[by] = votes[chosen].argmax(axis=1), names
     if method == 'pca':

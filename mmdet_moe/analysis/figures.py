@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmdet_moe.evaluation.assignment_table import SIZES
+from mmdet_moe.sizes import SIZES
 from mmdet_moe.visualization import EXPERT_COLOURS
 
 from .embedding import Embedding

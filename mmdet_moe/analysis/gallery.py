@@ -8,7 +8,7 @@ import cv2
 import mmcv
 import numpy as np
 
-from mmdet_moe.evaluation.assignment_table import SIZES
+from mmdet_moe.sizes import SIZES
 
 from .records import Records, Things
 
@@ -42,7 +42,7 @@ class Shown:
 
     ``weights`` has by layer for each map the experts with a weight, highest
     first, or, where it was decided patch by patch, ``patches`` the leading
-    experts (G, G).
+    experts by row and column.
     """
     name: str
     url: str
@@ -96,12 +96,17 @@ def gallery(records: Records, number: int, *, score_thr: float,
             break
         weights, patches = {}, {}
         for name, layer in records.layers.items():
-            maps = layer.weights[i]  # (L, P, E)
-            if layer.grid == 1:
-                weights[name] = [_highest(m[0]) for m in maps]
+            decision = layer.decisions[i]
+            if not layer.maps:  # regions and queries have no place on a map
+                continue
+            grids = [
+                decision.weights[decision.grid(m)].numpy()
+                for m in range(layer.maps)
+            ]
+            if layer.patches == 1:
+                weights[name] = [_highest(g[0, 0]) for g in grids]
             else:
-                patches[name] = maps.argmax(axis=-1).reshape(
-                    len(maps), layer.grid, layer.grid).tolist()
+                patches[name] = [g.argmax(axis=-1).tolist() for g in grids]
         shown.append(
             Shown(
                 Path(picture.path).name, url, round(zoom * picture.width),

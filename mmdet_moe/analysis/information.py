@@ -36,41 +36,40 @@ def _bits(p: np.ndarray) -> np.ndarray:
 
 
 def input_dependence(weights: np.ndarray,
-                     distinct: Optional[np.ndarray] = None,
-                     counts: Optional[np.ndarray] = None,
-                     *,
-                     given_place: bool = False) -> np.ndarray:
+                     picture: np.ndarray,
+                     place: Optional[np.ndarray] = None,
+                     counts: Optional[np.ndarray] = None) -> np.ndarray:
     """Bits of H(mean w) - mean H(w): what the input decides about the expert.
 
     0 for a gate that says the same of everything, however balanced it is;
     log2 E at most.
 
     Args:
-        weights: (I, ..., E) of I pictures, each with the same places: levels,
-            and patches on them.
-        distinct: (I, ...) bool, which decisions count; all if None.
+        weights: (N, E) of N decisions.
+        picture: (N,) int, out of I, the picture that each is about.
+        place: (N,) int, where in its picture. Then only what pictures have at
+            the same place is compared, and the mean is taken over the
+            decisions: 0 for a gate that knows only the level. If None,
+            everything is compared with everything.
         counts: (R, I) how often each picture is in each of R resamples; once,
             with R = 1, if None.
-        given_place: Compare what pictures have at the same place, and then
-            take the mean over the decisions: 0 for a gate that knows only the
-            level. Otherwise everything is compared with everything.
 
     Returns:
         (R,)
     """
-    if distinct is None:
-        distinct = np.ones(weights.shape[:-1], bool)
-    if counts is None:
-        counts = np.ones((1, len(weights)))
-    number, total, each = (
-        np.tensordot(counts, x * 1.0, axes=1)  # (R, ...), (R, ..., E)
-        for x in (distinct, weights * distinct[..., None],
-                  _bits(weights) * distinct))
-    places = tuple(range(1, number.ndim))
-    most = ((number * _bits(total)).sum(axis=places) if given_place else
-            number.sum(axis=places) * _bits(total.sum(axis=places)))
-    return np.maximum(most - each.sum(axis=places), 0) / number.sum(
-        axis=places)
+    pictures = int(picture.max()) + 1 if counts is None else counts.shape[1]
+    counts = np.ones((1, pictures)) if counts is None else counts
+    place = np.zeros_like(picture) if place is None else place
+    places = int(place.max()) + 1
+    parts = np.concatenate(
+        [np.ones((len(weights), 1)), _bits(weights)[:, None], weights], axis=1)
+    sums = _sums(place * pictures + picture, places * pictures) @ parts
+    drawn = np.tensordot(
+        counts, sums.reshape(places, pictures, -1), axes=(1, 1))
+    number, each, total = drawn[..., 0], drawn[..., 1], drawn[..., 2:]
+    most = (number * _bits(total)).sum(axis=1)
+    return np.maximum(most - each.sum(axis=1), 0) / np.maximum(
+        number.sum(axis=1), 1)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def expert_tells(weights: np.ndarray,
         group: (n,) int, the group of each, such as its size.
         groups: How many groups there are.
         picture: (n,) int, the picture that it is in.
-        rng: Chance, for the signs.
+        rng: Generator of the random signs.
         level: (n,) int, if to ask beyond the level of an object.
         permutations: How often signs are drawn, at least once; p is
             ``(1 + as much or more) / (1 + permutations)`` (Phipson and Smyth

@@ -1,30 +1,41 @@
 """Interventions: what becomes of the detections if experts are overruled."""
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ContextManager, Dict, Iterator, List, Literal
 
 from torch import nn
 
-from mmdet_moe.layers import MoELayer, RememberingDispatch, forced
+from mmdet_moe.layers import Forcing, MoELayer, RememberingDispatch, forced
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """One layer run in another way; the other layers as they are.
+    """A forcing of one layer; the other layers as they are.
 
     Attributes:
         layer: Its name in the model.
-        kind: What is changed: the ``'expert'`` that does everything, the one
-            to ``'drop'``, or ``'top_k'``, how many are run per sample.
-        value: Which expert, or how many.
+        forcing: An expert that does everything, one that is dropped, or how
+            many are run per sample.
     """
     layer: str
-    kind: Literal['expert', 'drop', 'top_k']
-    value: int
+    forcing: Forcing
+
+    @property
+    def kind(self) -> Literal['expert', 'drop', 'top_k']:
+        """What is changed."""
+        if self.forcing.expert is not None:
+            return 'expert'
+        return 'drop' if self.forcing.drop else 'top_k'
+
+    @property
+    def value(self) -> int:
+        """Which expert, or how many."""
+        value = getattr(self.forcing, self.kind)
+        return value[0] if self.kind == 'drop' else value
 
     def applied(self, model: nn.Module) -> ContextManager:
         """The model is run in this way inside of the ``with`` block."""
-        return forced(model, layers=self.layer, **{self.kind: self.value})
+        return forced(model, layers=self.layer, **asdict(self.forcing))
 
 
 def plan(layers: Dict[str, MoELayer]) -> List[Intervention]:
@@ -34,12 +45,11 @@ def plan(layers: Dict[str, MoELayer]) -> List[Intervention]:
     curve over K'.
     """
     return [
-        Intervention(name, kind, value) for name, layer in layers.items()
-        if layer.num_experts > 1
-        for kind, values in (('expert', range(layer.num_experts)),
-                             ('drop', range(layer.num_experts)),
-                             ('top_k', range(1, layer.num_experts + 1)))
-        for value in values
+        Intervention(name, forcing) for name, layer in layers.items()
+        if layer.num_experts > 1 for forcing in (
+            *(Forcing(expert=e) for e in range(layer.num_experts)),
+            *(Forcing(drop=(e, )) for e in range(layer.num_experts)),
+            *(Forcing(top_k=k + 1) for k in range(layer.num_experts)))
     ]
 
 

@@ -1,14 +1,15 @@
 """Records: what a run over the test pictures leaves behind, as arrays.
 
-I pictures, L maps of a layer, P patches of a map (1 where a decision is for
-the whole map), E experts.
+I pictures, N decisions of a layer about all of them, E experts.
 """
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple
+from functools import cached_property
+from typing import Dict, List, Optional
 
 import numpy as np
 
-from mmdet_moe.evaluation.assignment_table import size_of
+from mmdet_moe.layers import Decision
+from mmdet_moe.sizes import size_of
 
 from .average_precision import AveragePrecision
 from .interventions import Intervention
@@ -25,31 +26,58 @@ class Picture:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What a MoE layer decided.
+    """What a MoE layer decided, picture by picture.
 
     Attributes:
-        weights: (I, L, P, E) expert weights.
-        logits: (I, L, P, E) gate logits.
-        distinct: (I, L, P) bool: False where a map has fewer patches than P,
-            and the decision is that of another patch once more.
-        grid: G; P = G * G.
+        decisions: About each of the I pictures.
         top_k: K, as trained.
     """
-    weights: np.ndarray
-    logits: np.ndarray
-    distinct: np.ndarray
-    grid: int
+    decisions: List[Decision]
     top_k: int
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """(N, E) expert weights."""
+        return self._joined(lambda d: d.weights).astype(float)
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """(N, E) gate logits."""
+        return self._joined(lambda d: d.routing.logits)
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """(N,) index of the picture."""
+        return np.arange(len(self.decisions)).repeat(
+            [len(d.weights) for d in self.decisions])
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """(N,) number of the place in the picture: level, patch, query."""
+        return self._joined(lambda d: d.places())
 
     @property
     def experts(self) -> int:
         """E"""
-        return self.weights.shape[-1]
+        return self.weights.shape[1]
 
     @property
     def maps(self) -> int:
-        """L"""
-        return self.weights.shape[1]
+        """Maps of a picture that a decision is about, 0 if it is about
+        regions or queries."""
+        first = self.decisions[0]
+        return 0 if first.about == 'items' or first.scope.rows else len(
+            first.shapes)
+
+    @property
+    def patches(self) -> int:
+        """Decisions about a map, at most."""
+        return max((rows * columns for d in self.decisions if self.maps
+                    for rows, columns in map(d.scope.divide, d.shapes)),
+                   default=1)
+
+    def _joined(self, values) -> np.ndarray:
+        return np.concatenate([values(d).numpy() for d in self.decisions])
 
 
 @dataclass(frozen=True)
@@ -64,7 +92,8 @@ class Things:
         level: (n,) pyramid level, -1 if it has none.
         score: (n,) of a detection; 1 for an object.
         true: (n,) whether a detection is one at IoU 0.5; True for an object.
-        patch: By layer (n, L), which patch of each map its centre lies in.
+        under: By layer (n,) which of its N decisions each is under, -1 if
+            none.
     """
     picture: np.ndarray
     box: np.ndarray
@@ -73,7 +102,7 @@ class Things:
     level: np.ndarray
     score: np.ndarray
     true: np.ndarray
-    patch: Dict[str, np.ndarray]
+    under: Dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.picture)
@@ -81,7 +110,7 @@ class Things:
     def __getitem__(self, rows) -> 'Things':
         return Things(
             *(getattr(self, name)[rows] for name in _COLUMNS),
-            {name: patch[rows] for name, patch in self.patch.items()})
+            {name: under[rows] for name, under in self.under.items()})
 
     @property
     def size(self) -> np.ndarray:
@@ -89,13 +118,13 @@ class Things:
         return size_of(self.area)
 
     @staticmethod
-    def cat(parts: List['Things']) -> 'Things':
-        """Join things, in order; of the layers that the last ones have."""
+    def cat(parts: List['Things'], layers: List[str]) -> 'Things':
+        """Join things, in order; of some of their layers."""
         return Things(
             *(np.concatenate([getattr(p, name) for p in parts])
               for name in _COLUMNS), {
-                  name: np.concatenate([p.patch[name] for p in parts])
-                  for name in parts[-1].patch
+                  name: np.concatenate([p.under[name] for p in parts])
+                  for name in layers
               })
 
 
@@ -116,6 +145,8 @@ class Records:
         detections: What was detected.
         ap: Of the detections.
         interventions: AP of the detections under each.
+        levels_by: How objects got their levels: ``'assigner'``, by the rule
+            of the training; ``'detection'``, as what matches them; None.
         left_out: By the name of a MoE layer of which nothing is known, why.
     """
     pictures: List[Picture]
@@ -127,30 +158,13 @@ class Records:
     detections: Things
     ap: AveragePrecision
     interventions: Dict[Intervention, AveragePrecision]
+    levels_by: Optional[str] = None
     left_out: Dict[str, str] = field(default_factory=dict)
 
     def located(self, layer: str, things: Things) -> np.ndarray:
-        """(n,) bool: which things a layer has made a decision about.
-
-        It has if it saw a single map, or the thing has a level.
-        """
-        if self.layers[layer].maps == 1:
-            return np.ones(len(things), bool)
-        return things.level >= 0
-
-    def places(self, layer: str, things: Things) -> Tuple[np.ndarray, ...]:
-        """Where a layer's decisions about things are, in its record.
-
-        Returns:
-            Indices (n,) of picture, map and patch. All of the things must be
-            located.
-        """
-        index = (
-            np.zeros_like(things.level)
-            if self.layers[layer].maps == 1 else things.level)
-        return (things.picture, index,
-                things.patch[layer][np.arange(len(things)), index])
+        """(n,) bool: which things a layer has made a decision about."""
+        return things.under[layer] >= 0
 
     def weights(self, layer: str, things: Things) -> np.ndarray:
         """(n, E) expert weights of things, all of which must be located."""
-        return self.layers[layer].weights[self.places(layer, things)]
+        return self.layers[layer].weights[things.under[layer]]

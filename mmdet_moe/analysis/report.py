@@ -12,10 +12,10 @@ from mmengine.runner import CheckpointLoader, Runner
 from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 
-from mmdet_moe.evaluation.assignment_table import SIZES
 from mmdet_moe.files import DataError, replacing, write_text
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
+from mmdet_moe.sizes import SIZES
 from mmdet_moe.version import __version__
 from mmdet_moe.visualization import EXPERT_COLOURS
 

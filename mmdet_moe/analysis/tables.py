@@ -52,6 +52,7 @@ def make_tables(records: Records, options: Options) -> dict:
 
     Returns:
         ``num_images``, ``num_objects``, ``num_true_positives``; ``options``;
+        ``levels_by``, how objects got their levels;
         ``ap``; ``layers``, by name, as :func:`layer_tables` gives them;
         ``interventions``, a list.
     """
@@ -66,6 +67,7 @@ def make_tables(records: Records, options: Options) -> dict:
         num_objects=len(records.objects),
         num_true_positives=len(correct),
         options=asdict(options),
+        levels_by=records.levels_by,
         ap=_ap(base),
         layers={
             name: layer_tables(
@@ -91,7 +93,8 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         options: How the numbers are made.
 
     Returns:
-        ``experts``, ``top_k``, ``maps`` and ``patches``: E, K, L, P;
+        ``experts``, ``top_k``; ``maps`` of a picture that it decides about,
+        0 for regions and queries, and ``patches`` of each at most;
         importance, share, their CV and living experts, over all decisions,
         and of the first three ``intervals``; ``input_dependence``;
         ``objects`` and ``true_positives`` by size, level, class and
@@ -103,8 +106,8 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         experts=layer.experts,
         top_k=layer.top_k,
         maps=layer.maps,
-        patches=layer.weights.shape[2],
-        **usage(layer.weights[layer.distinct]),
+        patches=layer.patches,
+        **usage(layer.weights),
         intervals=_usage_intervals(layer, counts),
         input_dependence=_input_dependence(layer, counts),
         objects=_by_group(records, name, records.objects, counts),
@@ -164,10 +167,16 @@ def _weight_intervals(weights: np.ndarray, group: np.ndarray, groups: int,
 
 def _usage_intervals(layer: LayerRecord, counts: np.ndarray) -> dict:
     """Of importance, share and their CV."""
-    total = (counts @ layer.distinct.sum(axis=(1, 2)))[:, None]
-    importance, share = (
-        counts @ (x * layer.distinct[..., None]).sum(axis=(1, 2)) / total
-        for x in (layer.weights, layer.weights > 0))
+    sums = np.zeros((counts.shape[1], 2 * layer.experts + 1))
+    np.add.at(
+        sums, layer.picture,
+        np.concatenate([
+            layer.weights, layer.weights > 0,
+            np.ones((len(layer.weights), 1))
+        ], axis=1))
+    drawn = counts @ sums
+    importance, share = np.split(
+        drawn[:, :-1] / np.maximum(drawn[:, -1:], 1), 2, axis=1)
     result = {
         key: [interval(x[:, e]) for e in range(layer.experts)]
         for key, x in (('importance', importance), ('share', share))
@@ -185,7 +194,10 @@ def _input_dependence(layer: LayerRecord, counts: np.ndarray) -> dict:
     for key, given_place in (('all', False), ('given_place', True)):
         bits, drawn = (
             input_dependence(
-                layer.weights, layer.distinct, c, given_place=given_place)
+                layer.weights,
+                layer.picture,
+                layer.place if given_place else None,
+                counts=c)
             for c in (None, counts))
         result[key] = dict(bits=float(bits[0]), interval=interval(drawn))
     return result
@@ -252,7 +264,9 @@ def _interventions(records: Records, base: Dict[str, np.ndarray],
         metrics = base if ap is records.ap else _resampled(ap, counts)
         rows.append(
             dict(
-                **asdict(intervention),
+                layer=intervention.layer,
+                kind=intervention.kind,
+                value=intervention.value,
                 as_trained=ap is records.ap,
                 ap=_ap(metrics),
                 difference=_ap(

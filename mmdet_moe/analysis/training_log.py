@@ -1,18 +1,15 @@
 """How the assignment moved in training, from the logs of a run."""
 import json
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Pattern, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from mmdet_moe.evaluation.assignment_table import SIZES
 from mmdet_moe.files import DataError
-
-_IMPORTANCE = re.compile(r'moe/(.+)/importance_(\d+)$')
-_SIZE = re.compile(rf'moe/(.+)_expert(\d+)_({"|".join(SIZES)})$')
+from mmdet_moe.names import read_importance, read_size
+from mmdet_moe.sizes import SIZES
 
 #: What a layer had at some steps: steps (n,), values (n, ...).
 Series = Tuple[np.ndarray, np.ndarray]
@@ -24,7 +21,7 @@ class TrainingLog:
 
     Attributes:
         importance: By layer: importance (n, E) at n iterations.
-        sizes: By name in the metric: mean weight by object size (n, E, 3) at
+        sizes: By layer: mean weight by object size (n, E, 3) at
             n validations; NaN where there was no such object. Their steps
             are epochs or iterations, as logged.
         notes: What is wrong with the files.
@@ -59,10 +56,9 @@ def read_log(paths: Sequence[Path]) -> TrainingLog:
         if not Path(path).is_file():
             raise DataError(f'the training log {path} does not exist')
         rows = list(_rows(Path(path), log.notes))
-        for before, pattern, place in (
-            (importance, _IMPORTANCE, lambda e: (int(e), )),
-            (sizes, _SIZE, lambda e, size: (int(e), SIZES.index(size)))):
-            for layer, steps in _find(rows, pattern, place).items():
+        for before, read in ((importance, read_importance),
+                             (sizes, read_size)):
+            for layer, steps in _find(rows, read).items():
                 first = min(steps)
                 kept = {
                     step: values
@@ -86,17 +82,17 @@ def read_log(paths: Sequence[Path]) -> TrainingLog:
     return log
 
 
-def _find(rows: Sequence[dict], pattern: Pattern,
-          place: Callable[..., tuple]) -> Dict[str, Dict[int, dict]]:
-    """By layer and step: value by place, which is made of what the pattern
-    finds after the layer's name."""
+def _find(rows: Sequence[dict], read: Callable[[str], Optional[tuple]]
+          ) -> Dict[str, Dict[int, dict]]:
+    """By layer and step: value by place, expert and so on, as read off the
+    key."""
     found = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         for key, value in row.items():
-            match = pattern.match(key)
+            match = read(key)
             if match:
-                layer, *rest = match.groups()
-                found[layer][row['step']][place(*rest)] = value
+                layer, *place = match
+                found[layer][row['step']][tuple(place)] = value
     return found
 
 

@@ -6,15 +6,6 @@ import torch
 
 from mmdet_moe.layers import coefficient_of_variation, living_experts
 
-#: COCO's object sizes and the areas in pixels between them.
-SIZES = ('small', 'medium', 'large')
-SIZE_BOUNDS = (32**2, 96**2)
-
-
-def size_of(area: np.ndarray) -> np.ndarray:
-    """Areas (n,) in pixels -> index into ``SIZES`` (n,)."""
-    return np.digitize(area, SIZE_BOUNDS)
-
 
 def usage(weights: np.ndarray) -> dict:
     """Importance and share of each expert, and how even they are.

@@ -4,6 +4,7 @@ import logging
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
+import torch
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
@@ -12,21 +13,27 @@ from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 
 from mmdet_moe.files import write_text
+from mmdet_moe.layers import rows_at
+from mmdet_moe.names import metric_key
+from mmdet_moe.sizes import SIZES, size_of
 
-from .assignment_table import SIZES, assignment_table, size_of, usage
+from .assignment_table import assignment_table, usage
+from .objects import Boxes, detections_of, objects_of
 
 
 @METRICS.register_module()
 class ExpertAssignmentMetric(BaseMetric):
     """Tabulates expert weights by COCO size, pyramid level and class.
 
-    For every ground-truth object: the weights with which the experts
-    processed the level that it is assigned to. For every detection: the
-    weights of its own level. Size is by the annotation's area for objects
-    and by the box for detections: small < 32^2 <= medium < 96^2 <= large.
+    For every annotated object, and for every detection: the weights with
+    which each MoE layer processed it, as the layer's decision says (see
+    :class:`.DecisionReporter` and :class:`.Decision`). Size is by the
+    annotation's area for objects and by the box for detections: small < 32^2
+    <= medium < 96^2 <= large.
 
-    Needs a head that reports its experts, as MoERetinaHead does, and a test
-    pipeline with LoadAnnotations after Resize, as MMDetection's own are.
+    Needs a detector that reports its decisions (``type='MoEDetector'``, or
+    ``custom_hooks=[dict(type='MoEHook')]``), and a test pipeline with
+    LoadAnnotations after Resize, as MMDetection's own are.
 
     Args:
         ann_file: COCO annotation file; its areas decide the sizes.
@@ -36,12 +43,12 @@ class ExpertAssignmentMetric(BaseMetric):
         collect_device: Device to collect results on over ranks.
         prefix: Prefix of the returned scalars, ``moe`` if None.
 
-    Returned scalars, for each layer (``cls``, ``reg``) and expert:
+    Returned scalars, for each layer, by its dotted name, and expert:
         ``{layer}_importance_cv``, ``{layer}_living_experts``,
-        ``{layer}_expert{e}_importance`` (mean weight over all images and
-        levels), ``{layer}_expert{e}_{size}`` (mean weight over the objects
-        of that size). None at all where nothing was detected, as CocoMetric
-        does, so that ``save_best`` passes over that evaluation.
+        ``{layer}_expert{e}_importance`` (mean weight over all decisions),
+        ``{layer}_expert{e}_{size}`` (mean weight over the objects of that
+        size). None at all where nothing was detected, as CocoMetric does, so
+        that ``save_best`` passes over that evaluation.
     """
     default_prefix = 'moe'
 
@@ -58,33 +65,34 @@ class ExpertAssignmentMetric(BaseMetric):
         self.outfile = outfile
         with get_local_path(ann_file, backend_args=backend_args) as path:
             self.coco = COCO(path)
+        self.coco.source = ann_file
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep what is needed of each image; arrays only."""
         for sample in data_samples:
-            if 'expert_weights' not in sample:
+            if sample.get('decisions') is None:
                 raise ValueError(
-                    'ExpertAssignmentMetric: the head does not report expert '
-                    "weights; use type='MoERetinaHead' or remove the metric "
-                    'from the evaluator')
-            if 'level_ids' not in sample.get('gt_instances', {}):
-                raise ValueError(
-                    'ExpertAssignmentMetric: no objects came with the '
-                    'pictures; the test pipeline needs '
-                    "dict(type='LoadAnnotations', with_bbox=True) after "
-                    'Resize, and the model its train_cfg (for the assigner)')
-            predicted = sample['pred_instances']
-            counted = predicted['scores'] >= self.score_thr
+                    'ExpertAssignmentMetric: the detector does not report its '
+                    "decisions; give it type='MoEDetector', or the config "
+                    "custom_hooks=[dict(type='MoEHook')], or remove the "
+                    'metric from the evaluator')
+            try:
+                objects = objects_of(sample, self.coco, self._cat_ids())
+            except ValueError as error:
+                raise ValueError(f'ExpertAssignmentMetric: {error}') from None
+            found = detections_of(sample)
+            counted = found[found.scores >= self.score_thr]
             self.results.append(
                 dict(
                     img_id=sample['img_id'],
-                    weights=_arrays(sample['expert_weights']),
-                    objects=_arrays(sample['gt_instances'], 'bboxes', 'labels',
-                                    'level_ids'),
-                    detections=_arrays(
-                        {k: predicted[k][counted]
-                         for k in ('bboxes', 'labels', 'level_ids')}),
-                    any_detection=len(predicted['scores']) > 0))
+                    weights={
+                        name: decision.weights.numpy()
+                        for name, decision in sample['decisions'].items()
+                    },
+                    objects=_kept(objects, sample['decisions']),
+                    detections=_kept(counted, sample['decisions']),
+                    levels_by=(sample.get('gt_origins') or {}).get('levels_by'),
+                    any_detection=len(found) > 0))
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """The scalars; prints the tables and writes the JSON file."""
@@ -108,102 +116,91 @@ class ExpertAssignmentMetric(BaseMetric):
         """All tables of the given images, JSON-ready.
 
         ``layers[layer]`` has ``importance`` and ``share`` (E numbers each,
-        over images and levels), their CV, ``living_experts``, and under
+        over all decisions), their CV, ``living_experts``, and under
         ``objects`` and ``detections``, by ``size``, ``level`` and ``class``:
         ``count``, mean ``weight`` and share of the objects that an expert
-        has the highest weight for, ``leading``.
+        has the highest weight for, ``leading``; ``unassigned`` is the number
+        of those that the layer made no decision about. ``levels_by`` says how
+        objects got their levels: by the training's ``'assigner'``, or as the
+        ``'detection'`` that matches them.
         """
-        areas = [self._areas(r) for r in results]
-        box_areas = [_box_area(r['detections']['bboxes']) for r in results]
         classes = {
             i: self.coco.cats[c]['name']
             for i, c in enumerate(self._cat_ids())
         }
+        most = max((int(r[kind]['levels'].max(initial=-1)) for r in results
+                    for kind in ('objects', 'detections')), default=-1)
+        levels = {i: f'level {i}' for i in range(most + 1)}
+        # A layer that is not used for some picture is not reported at all.
+        names = [
+            name for name in (results[0]['weights'] if results else ())
+            if all(name in r['weights'] for r in results)
+        ]
         layers = {}
-        for layer in sorted(results[0]['weights']) if results else ():
-            weights = [r['weights'][layer] for r in results]  # (L, E) each
-            levels = {i: f'level {i}' for i in range(len(weights[0]))}
+        for layer in names:
             layers[layer] = dict(
-                **usage(np.concatenate(weights)),
-                objects=self._by_group(results, 'objects', weights, areas,
-                                       levels, classes),
-                detections=self._by_group(results, 'detections', weights,
-                                          box_areas, levels, classes))
+                **usage(np.concatenate([r['weights'][layer]
+                                        for r in results])),
+                **{
+                    kind: _by_group([r[kind] for r in results], layer, levels,
+                                    classes)
+                    for kind in ('objects', 'detections')
+                })
         return dict(
             ann_file=str(self.ann_file),
             num_images=len(results),
             score_thr=self.score_thr,
+            levels_by=next((r['levels_by'] for r in results), None),
             layers=layers)
-
-    @staticmethod
-    def _by_group(results, kind, weights, areas, levels, classes) -> dict:
-        level = np.concatenate([r[kind]['level_ids'] for r in results])
-        label = np.concatenate([r[kind]['labels'] for r in results])
-        size = size_of(np.concatenate(areas))
-        rows = np.concatenate(
-            [w[r[kind]['level_ids']] for w, r in zip(weights, results)])
-        known = level >= 0
-        rows = rows[known]
-        return dict(
-            unassigned=int((~known).sum()),
-            size=assignment_table(rows, size[known], dict(enumerate(SIZES))),
-            level=assignment_table(rows, level[known], levels),
-            **{'class': assignment_table(rows, label[known], classes)})
 
     def _cat_ids(self) -> List[int]:
         # As MMDetection's CocoDataset numbers its labels.
         names = self.dataset_meta['classes']
         return self.coco.getCatIds(catNms=list(names))
 
-    def _areas(self, result: dict) -> np.ndarray:
-        """Annotated area of each object; found by category and box."""
-        cat_ids = self._cat_ids()
-        candidates = [
-            a for a in self.coco.imgToAnns[result['img_id']]
-            if not a.get('iscrowd', False)
-        ]
-        areas = []
-        objects = result['objects']
-        for box, label in zip(objects['bboxes'], objects['labels']):
-            distance = [
-                np.abs(_corners(a['bbox']) - box).max()
-                if a['category_id'] == cat_ids[label] else np.inf
-                for a in candidates
-            ]
-            if not distance or min(distance) > 1:
-                raise ValueError(
-                    f'ExpertAssignmentMetric: image {result["img_id"]} has a '
-                    f'{self.coco.cats[cat_ids[label]]["name"]} at '
-                    f'{box.tolist()} that is not in {self.ann_file}. The '
-                    'evaluator and the dataloader must use the same file, and '
-                    'LoadAnnotations must come after Resize.')
-            areas.append(candidates[int(np.argmin(distance))]['area'])
-        return np.array(areas, dtype=float)
+
+def _kept(boxes: Boxes, decisions: dict) -> dict:
+    return dict(
+        labels=boxes.labels,
+        areas=boxes.areas,
+        levels=boxes.levels,
+        weights={
+            name: rows_at(decision.weights,
+                          torch.from_numpy(boxes.under(decision))).numpy()
+            for name, decision in decisions.items()
+        })
 
 
-def _arrays(tensors: dict, *keys: str) -> Dict[str, np.ndarray]:
-    return {k: tensors[k].cpu().numpy() for k in keys or tensors}
-
-
-def _corners(xywh: Sequence[float]) -> np.ndarray:
-    x, y, w, h = xywh
-    return np.array([x, y, x + w, y + h])
-
-
-def _box_area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+def _by_group(kept: Sequence[dict], layer: str, levels: dict,
+              classes: dict) -> dict:
+    rows = np.concatenate([k['weights'][layer] for k in kept])
+    known = ~np.isnan(rows).any(axis=1)
+    labels, areas, level = (
+        np.concatenate([k[key] for k in kept])[known]
+        for key in ('labels', 'areas', 'levels'))
+    rows = rows[known]
+    by = dict(
+        size=(size_of(areas), dict(enumerate(SIZES))),
+        level=(level, levels),
+        **{'class': (labels, classes)})
+    return dict(
+        unassigned=int((~known).sum()),
+        **{
+            key: assignment_table(rows, group, names)
+            for key, (group, names) in by.items()
+        })
 
 
 def _scalars(tables: dict) -> Dict[str, float]:
     scalars = {}
     for layer, table in tables['layers'].items():
-        scalars[f'{layer}_importance_cv'] = table['importance_cv']
-        scalars[f'{layer}_living_experts'] = table['living_experts']
+        for what in ('importance_cv', 'living_experts'):
+            scalars[metric_key(layer, what)] = table[what]
         for e, importance in enumerate(table['importance']):
-            scalars[f'{layer}_expert{e}_importance'] = importance
+            scalars[metric_key(layer, 'importance', e)] = importance
             for size, row in table['objects']['size'].items():
                 if row['count']:
-                    scalars[f'{layer}_expert{e}_{size}'] = row['weight'][e]
+                    scalars[metric_key(layer, size, e)] = row['weight'][e]
     return scalars
 
 

@@ -5,12 +5,24 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from mmdet_moe.layers import MoELayer, StepSummary, force, moe_layers
+from mmdet_moe.layers import (
+    MoELayer,
+    StepSummary,
+    collect,
+    force,
+    moe_layers,
+    real_tokens_are,
+)
 from mmdet_moe.layers.checks import ConfigError, check_keywords
 from mmdet_moe.layers.compatibility import check_collectives
+from mmdet_moe.layers.running_statistics import SharedStatistics
+from mmdet_moe.models.provenance.padding import RealTokens
+from mmdet_moe.models.reporting import report_decisions
+from mmdet_moe.names import loss_key, step_key
 
 
 @HOOKS.register_module()
@@ -20,8 +32,8 @@ class MoEHook(Hook):
     - The soft constraints of all layers are added to the losses that the
       detector returns, as ``loss_moe_{constraint}/{layer}``, and so are
       trained and logged.
-    - Hard constraints move once per optimizer step, and are lifted when it
-      is time.
+    - Hard constraints move once per optimizer step that is really made, and
+      are lifted when it is time.
     - Per layer and expert ``moe/{layer}/importance_{e}`` (mean weight, sums
       to 1) and ``moe/{layer}/share_{e}`` (part of the samples that it was
       selected for, sums to K at most), and of a hard constraint
@@ -29,10 +41,16 @@ class MoEHook(Hook):
       and ``moe/{layer}/changed`` (part of the samples that went to other
       experts because of the mask) go to the message hub, and from there to
       the log file, the JSON and every visualization back end.
-
+    - The running statistics of BatchNorm in experts are the same on all
+      ranks.
+    - The detector reports who decided about its detections, see
+      :class:`.DecisionReporter`.
     - With ``forcing`` it overrules the gates in validation and test, as in
       ``tools/test.py CONFIG CHECKPOINT --cfg-options
       custom_hooks.0.forcing.expert=2``.
+
+    A layer whose parameters are all frozen, as in a teacher, takes no part in
+    the training.
 
     Args:
         forcing: Keyword arguments of :func:`mmdet_moe.layers.force`:
@@ -40,9 +58,10 @@ class MoEHook(Hook):
 
     Raises:
         ValueError: Before training, if the model has no MoE layer, a layer
-            with a constraint has a gate that is frozen, nothing trains a
-            gate, or an expert has SyncBatchNorm; before anything, if what
-            is to be forced is not there.
+            with a constraint has a gate that is frozen or is under activation
+            checkpointing, nothing trains a gate, or an expert has
+            SyncBatchNorm; before anything, if what is to be forced is not
+            there.
         RuntimeError: A layer with a constraint was not called in a step.
     """
     priority = 'NORMAL'  # before the LoggerHook writes
@@ -55,30 +74,37 @@ class MoEHook(Hook):
         self._handles: list = []
 
     def before_run(self, runner) -> None:
+        model = _unwrapped(runner.model)
+        if moe_layers(model):
+            report_decisions(model)
         if self.forcing is not None:
-            force(_unwrapped(runner.model), **self.forcing)
+            force(model, **self.forcing)
 
     def before_train(self, runner) -> None:
         model = _unwrapped(runner.model)
-        self._layers = moe_layers(model)
-        if not self._layers:
+        layers = moe_layers(model)
+        if not layers:
             raise ConfigError(
-                "custom_hooks: MoEHook found no MoE layer in the model; use "
-                "type='MoERetinaHead' as the head or type='MoEFPN' as the "
-                'neck, or remove the hook')
+                'custom_hooks: MoEHook found no MoE layer in the model; give '
+                "it experts with type='MoEDetector', or remove the hook")
+        self._layers = {
+            name: layer
+            for name, layer in layers.items()
+            if any(p.requires_grad for p in layer.parameters())
+        }
         for name, layer in self._layers.items():
             check_collectives(layer.experts)  # sync_bn converts after the build
             layer.recording = True
-            if layer.constrained and not any(
-                    p.requires_grad for p in layer.gate.parameters()):
-                raise ConfigError(
-                    f'{name}.gate is frozen, so its constraints cannot be '
-                    'trained; unfreeze it or set soft_constraint=None and '
-                    'hard_constraint=None')
+            _check_trainable(name, layer, model)
             _check_training(name, layer, runner)
+        self._statistics = SharedStatistics(
+            [layer.experts for layer in self._layers.values()])
         self._handles = [
             model.register_forward_pre_hook(self._discard),
-            model.register_forward_hook(self._add_losses, with_kwargs=True)
+            model.register_forward_hook(self._add_losses, with_kwargs=True),
+            *(optimizer.register_step_post_hook(self._move)
+              for optimizer in _optimizers(runner.optim_wrapper)),
+            _padding_does_not_count(model)
         ]
 
     def after_train(self, runner) -> None:
@@ -103,29 +129,31 @@ class MoEHook(Hook):
                          batch_idx: int,
                          data_batch: Optional[Sequence] = None,
                          outputs: Optional[dict] = None) -> None:
-        # mmengine counts a backward pass when it is done: true means that
-        # the optimizer has just made a step.
-        if runner.optim_wrapper.should_update():
-            for layer in self._layers.values():
-                layer.step()
-        if not self._summaries:
-            return
+        self._statistics.synchronise()
         keys, values = [], []
         for name, summary in self._summaries.items():
             per_expert = ['importance', 'share']
             if self._layers[name].hard_constraint is not None:
                 per_expert.append('masked')
-                keys.append(f'train/moe/{name}/changed')
+                keys.append(step_key(name, 'changed'))
                 values.append(summary.changed[None])
             for what in per_expert:
                 vector = getattr(summary, what)
-                keys += [
-                    f'train/moe/{name}/{what}_{e}' for e in range(len(vector))
-                ]
+                keys += [step_key(name, what, e) for e in range(len(vector))]
                 values.append(vector)
+        if not values:
+            return
         # One transfer to the host for all of them.
         for key, value in zip(keys, torch.cat(values).tolist()):
-            runner.message_hub.update_scalar(key, value)
+            runner.message_hub.update_scalar(f'train/{key}', value)
+
+    def _move(self, *_) -> None:
+        """Move the hard constraints: the optimizer has made a step.
+
+        A step that a gradient scaler skips does not come here.
+        """
+        for layer in self._layers.values():
+            layer.step()
 
     def _discard(self, model: nn.Module, args) -> None:
         for layer in self._layers.values():
@@ -134,7 +162,7 @@ class MoEHook(Hook):
     def _add_losses(self, model: nn.Module, args, kwargs, output):
         if kwargs.get('mode') != 'loss' or not torch.is_grad_enabled():
             return None
-        summaries = {n: layer.collect() for n, layer in self._layers.items()}
+        summaries = collect(self._layers)
         for name, layer in self._layers.items():
             if layer.constrained and summaries[name] is None:
                 raise RuntimeError(
@@ -145,8 +173,27 @@ class MoEHook(Hook):
         self._summaries = {n: s for n, s in summaries.items() if s is not None}
         for name, summary in self._summaries.items():
             for constraint, loss in summary.losses.items():
-                output[f'loss_moe_{constraint}/{name}'] = loss
+                output[loss_key(constraint, name)] = loss
         return output
+
+
+def _check_trainable(name: str, layer: MoELayer, model: nn.Module) -> None:
+    """Refuse a constraint that could not act on the gate."""
+    if not layer.constrained:
+        return
+    if not any(p.requires_grad for p in layer.gate.parameters()):
+        raise ConfigError(
+            f'{name}.gate is frozen, so its constraints cannot be trained; '
+            'unfreeze it or set soft_constraint=None and hard_constraint=None')
+    parts = name.split('.')
+    for i in range(len(parts)):
+        owner = '.'.join(parts[:i])
+        if getattr(model.get_submodule(owner), 'with_cp', False):
+            raise ConfigError(
+                f'{owner or "the model"} has with_cp=True: {name} has a '
+                'constraint, which activation checkpointing as MMCV does it '
+                'would leave without effect; set with_cp=False, or '
+                'soft_constraint=None and hard_constraint=None')
 
 
 def _check_training(name: str, layer: MoELayer, runner) -> None:
@@ -169,6 +216,27 @@ def _check_training(name: str, layer: MoELayer, runner) -> None:
                 'iterations has one epoch',
                 logger='current',
                 level=logging.WARNING)
+
+
+def _optimizers(wrapper) -> list:
+    """The optimizers of one optimizer wrapper, or of a dict of them."""
+    wrappers = [wrapper] if isinstance(wrapper, OptimWrapper) else (
+        wrapper.values())
+    return [w.optimizer for w in wrappers]
+
+
+def _padding_does_not_count(model: nn.Module) -> RealTokens:
+    """Tell the layers of an encoder and decoder which tokens are real."""
+    inside = []
+
+    def enter(mask) -> None:
+        inside.append(real_tokens_are(mask))
+        inside[-1].__enter__()
+
+    def leave() -> None:
+        inside.pop().__exit__(None, None, None)
+
+    return RealTokens(model, enter, leave)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

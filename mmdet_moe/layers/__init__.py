@@ -2,17 +2,20 @@
 
 Axis letters in every shape comment: N samples (one routing decision each),
 E experts, K selected experts (``top_k``), C H W channels, height and width,
-B images, L pyramid levels. By default a sample is one image at one pyramid
-level, so N = B * L, level by level.
+B images, L pyramid levels, A entries of an input's first axis (images, or
+regions of images). By default a sample is one image at one pyramid level, so
+N = B * L, level by level.
 
 The way through: ``gates`` (features -> logits), ``scopes`` (what a decision
-covers), ``routing`` (logits -> weights of the selected experts), ``dispatch``
-(run them; with ``plan`` who does what, ``merging`` of convolutions,
-``memory_format``), ``soft_constraints`` and ``hard_constraints`` (keep them
-balanced), ``moe`` (all of it in one layer), ``recorder`` (what the decisions
-of a step add up to). On a trained model: ``forcing``, ``tracing``; from a
-dense one: ``upcycling``.
+covers), ``routing`` (logits -> weights of the selected experts), ``decision``
+(that, and what it was about), ``dispatch`` (run the experts; with ``plan`` who
+does what, ``merging`` of convolutions, ``memory_format``),
+``soft_constraints`` and ``hard_constraints`` (keep them balanced), ``moe`` (all
+of it in one layer), ``recorder`` (what the decisions of a step add up to;
+``padding`` does not count). On a trained model: ``forcing``, ``tracing``; from
+a dense one: ``upcycling``.
 """
+from .decision import Decision, join, rows_at
 from .dispatch import RememberingDispatch, dense_dispatch, sparse_dispatch
 from .experts import (
     BothOutcomes,
@@ -30,21 +33,23 @@ from .hard_constraints import (
     RelativeImportance,
 )
 from .moe import MoELayer, moe_layers
-from .recorder import StepSummary
-from .routing import Routing, top_k_routing
+from .padding import real_tokens_are
+from .recorder import StepSummary, collect
+from .routing import Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Scope
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import coefficient_of_variation, living_experts
-from .tracing import MapDecision, patch_starts, traced
+from .tracing import traced
 from .upcycling import UpcyclingReport, add_noise, upcycle
 
 __all__ = [
     'GATES', 'HARD_CONSTRAINTS', 'SCOPES', 'SOFT_CONSTRAINTS', 'BothOutcomes',
-    'Gate', 'GateNoise', 'HardConstraint', 'MapDecision', 'MeanImportance',
-    'MoELayer', 'Parallel', 'RelativeImportance', 'RememberingDispatch',
-    'Routing', 'Scope', 'SoftConstraint', 'StepSummary', 'UpcyclingReport',
-    'add_noise', 'coefficient_of_variation', 'dense_dispatch', 'force',
-    'forced', 'fresh_copy', 'living_experts', 'logits_of', 'match_layers',
-    'moe_layers', 'patch_starts', 'receptive_radius', 'sparse_dispatch',
+    'Decision', 'Forcing', 'Gate', 'GateNoise', 'HardConstraint',
+    'MeanImportance', 'MoELayer', 'Parallel', 'RelativeImportance',
+    'RememberingDispatch', 'Routing', 'Scope', 'SoftConstraint', 'StepSummary',
+    'UpcyclingReport', 'add_noise', 'coefficient_of_variation', 'collect',
+    'dense_dispatch', 'force', 'forced', 'fresh_copy', 'join',
+    'living_experts', 'logits_of', 'match_layers', 'moe_layers',
+    'real_tokens_are', 'receptive_radius', 'rows_at', 'sparse_dispatch',
     'top_k_routing', 'traced', 'upcycle'
 ]

@@ -4,12 +4,31 @@ from torch import nn
 from .checks import fail
 
 
-def check_options(layer: nn.Module) -> None:
-    """Check the options of a :class:`MoELayer` against each other.
+def check_options(layer: nn.Module, *, whole_pyramid: bool,
+                  targets: bool) -> None:
+    """Check the options of a :class:`MoELayer` against each other, and against
+    what the caller of the layer can do.
+
+    Args:
+        layer: Without its experts yet.
+        whole_pyramid: Whether it is called once for all levels.
+        targets: Whether the caller says which positions are foreground.
 
     Raises:
         ValueError: Two of them contradict; names both and what to change.
     """
+    if not (layer.scope.repeatable or whole_pyramid):
+        fail('scope', layer.scope, "dict(type='LevelScope') or "
+             "dict(type='PatchScope') here: the layer is called for one level "
+             'at a time')
+    if layer.balance_weight == 'foreground' and not targets:
+        fail('balance_weight', 'foreground',
+             "'sample' or 'area' here: only a detection head that tells its "
+             'positive anchors knows what is foreground')
+    if layer.scope.rows and not layer.gate.takes_rows:
+        fail('gate.type', type(layer.gate).__name__,
+             f"'GAPFCGate', or another gate that takes rows, with "
+             f'scope={layer.scope!r}')
     hard = layer.hard_constraint
     if not layer.gate.learned:
         kind = type(layer.gate).__name__
@@ -55,12 +74,15 @@ def check_experts(experts: nn.ModuleList, in_channels: int) -> None:
                  'a module without MoE layers; take MoEConv out of the '
                  'conv_cfg, or put experts there only')
     for module in experts[0].modules():
-        channels = getattr(module, 'in_channels', None)
-        if channels is not None:
-            if channels != in_channels:
-                fail('in_channels', in_channels,
-                     f'{channels}, what the experts take')
-            return
+        if any(True for _ in module.children()):
+            continue
+        # The first module of all is what the features go into.
+        channels = getattr(module, 'in_channels',
+                           getattr(module, 'in_features', None))
+        if channels not in (None, in_channels):
+            fail('in_channels', in_channels,
+                 f'{channels}, what the experts take')
+        return
 
 
 def check_collectives(experts: nn.ModuleList) -> None:

@@ -7,14 +7,16 @@ of L tensors (n_l, C, h_l, w_l), ``weights`` one of L tensors (n_l, E). They
 return one mixture per piece. :func:`dense_dispatch` is the definition,
 :func:`sparse_dispatch` the way to compute it.
 """
-from typing import Callable, Dict, Iterable, List, Sequence
+from functools import partial
+from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 
+from .checks import check_choice, check_keywords, check_number, fail
 from .distributed import world_size
 from .memory_format import memory_order
-from .merging import MergedConvolution, merging_pays
+from .merging import MERGE_ABOVE, MergedConvolution, merging_pays
 from .plan import Plan, make_plans
 
 Dispatch = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[nn.Module]],
@@ -30,8 +32,12 @@ def dense_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
     ]
 
 
-def sparse_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
-                    experts: Sequence[nn.Module]) -> List[Tensor]:
+def sparse_dispatch(
+        pieces: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        experts: Sequence[nn.Module],
+        *,
+        merge_above: Mapping[str, float] = MERGE_ABOVE) -> List[Tensor]:
     """Run each expert once per level, on its own samples only.
 
     What is to be done is decided for all levels before anything is, see
@@ -40,10 +46,16 @@ def sparse_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
     statistics of a BatchNorm into NaN. Only a level without any sample is
     given to the first expert, for the shape of the output. Convolutions are
     merged where that is cheaper, see :mod:`.merging`.
+
+    Args:
+        pieces, weights, experts: See above.
+        merge_above: By type of device, positions from which a convolution
+            costs more than to merge a kernel for them; nothing is merged on
+            devices that are not named.
     """
     experts = list(experts)
     plans = make_plans(weights)
-    pays = merging_pays(pieces, plans, experts)
+    pays = merging_pays(pieces, plans, experts, merge_above)
     merged = sorted({e for plan, p in zip(plans, pays) if p for e in plan.rows})
     merge = MergedConvolution([experts[e] for e in merged]) if merged else None
     outputs = [
@@ -64,7 +76,7 @@ class RememberingDispatch:
     For a layer that is run again and again on the same features with other
     weights, in evaluation. An expert is run on all samples of a piece as soon
     as one of them needs it, and what it returned is kept until it is given
-    another piece.
+    a piece with other values.
     """
 
     def __init__(self) -> None:
@@ -76,14 +88,16 @@ class RememberingDispatch:
                 for w in weights]
         return [
             sum(_scale(self._output(level, e, x, experts), w[:, e])
-                for e in mine)
+                for e in mine) if mine else experts[0](x)
             for level, (x, w, mine) in enumerate(zip(pieces, weights, used))
         ]
 
     def _output(self, level: int, e: int, x: Tensor,
                 experts: Sequence[nn.Module]) -> Tensor:
         piece, output = self._kept.get((level, e), (None, None))
-        if piece is not x:
+        # Pieces that are cut out of maps are new tensors at each call.
+        if piece is not x and not (piece is not None and torch.equal(piece, x)
+                                   ):
             output = experts[e](x)
             self._kept[level, e] = x, output
         return output
@@ -180,11 +194,11 @@ class _Mixture(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of each sample, (k, ...) -> (k,), at least float32.
-
-    One by one: to hold all products would cost more than to add them up.
-    """
+    """Inner product of each sample, (k, ...) -> (k,), at least float32."""
     dtype = torch.promote_types(a.dtype, torch.float32)
+    if a.dim() == 2:  # many short rows
+        return torch.linalg.vecdot(a.to(dtype), b.to(dtype))
+    # A few long ones: to hold all products would cost more than to add up.
     return torch.stack([
         torch.dot(x.flatten().to(dtype), y.flatten().to(dtype))
         for x, y in zip(a, b)
@@ -223,3 +237,26 @@ class _Tie(torch.autograd.Function):
 
 
 DISPATCHES = {'sparse': sparse_dispatch, 'dense': dense_dispatch}
+
+
+def build_dispatch(cfg: Union[str, Mapping]) -> Dispatch:
+    """The dispatch that a config names.
+
+    Args:
+        cfg: ``'sparse'``, ``'dense'``, or a dict with that as its ``type``
+            and keyword-only arguments of that function.
+
+    Raises:
+        ValueError: There is no such dispatch, or argument.
+    """
+    options = dict(type=cfg) if isinstance(cfg, str) else dict(cfg)
+    function = DISPATCHES[check_choice('dispatch', options.pop('type', None),
+                                       DISPATCHES)]
+    check_keywords('dispatch', options, function,
+                   reserved=('pieces', 'weights', 'experts'))
+    above = options.get('merge_above', {})
+    if not isinstance(above, Mapping):
+        fail('dispatch.merge_above', above, 'a dict such as dict(cuda=50)')
+    for device, positions in above.items():
+        check_number(f'dispatch.merge_above.{device}', positions)
+    return partial(function, **options) if options else function

@@ -22,3 +22,11 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     total = x.detach().clone()
     dist.all_reduce(total)
     return total + world_size() * (x - x.detach())
+
+
+def all_reduce_max(x: Tensor) -> Tensor:
+    """Largest of ``x`` over all ranks; ``x`` itself in a single process."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return x

@@ -1,4 +1,5 @@
-"""Experts: any module that maps (n, C, H, W) to a tensor with n rows.
+"""Experts: any module that maps (n, C, H, W) to a tensor with n rows, or, with
+a scope of rows, (n, C).
 
 A convolution (ConvMoE), a ResNet block (BlockMoE) or stage, and a subnet
 (tower and predictor, as one ``nn.Sequential``) are used as they are. Here is
@@ -23,6 +24,22 @@ def fresh_copy(module: nn.Module) -> nn.Module:
         if hasattr(layer, 'reset_parameters'):
             layer.reset_parameters()
     return module
+
+
+def without_in_place(expert: nn.Module) -> nn.Module:
+    """The same expert, but its first module leaves its input as it is.
+
+    Several experts, and the caller, read the same features.
+    """
+    branches = expert.values() if isinstance(expert, Parallel) else [expert]
+    for branch in branches:
+        for module in branch.modules():
+            if any(True for _ in module.children()):
+                continue
+            if not getattr(module, 'inplace', False):
+                break
+            module.inplace = False
+    return expert
 
 
 class Parallel(nn.ModuleDict):

@@ -1,9 +1,12 @@
-"""Gates: features (N, C, H, W) -> logits (N, E).
+"""Gates: what a layer sees of N samples -> logits (N, E).
+
+A sample is a map (C, H, W), or a row (C,) where decisions are about rows, such
+as regions, queries or positions.
 
 Pavlitska et al. 2022, section III-A (GAP-FC and Conv-GAP gates); 2Conv-GAP
 after arXiv 2604.13761; noise after Shazeer et al. 2017, equation 4.
 """
-from typing import Callable, Optional, Sequence, Union
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,9 @@ from .registry import Registry
 
 
 def global_average_pool(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> float32 (N, C)."""
+    """(N, C, H, W) -> float32 (N, C); rows (N, C) are their own average."""
+    if x.dim() == 2:
+        return x.float()
     # Unlike that of a mean, the gradient of a sum is a view, not a new map.
     total = x.sum(dim=(-2, -1), dtype=torch.float32)
     return total / (x.shape[-2] * x.shape[-1])
@@ -23,19 +28,22 @@ def global_average_pool(x: Tensor) -> Tensor:
 class Gate(nn.Module):
     """Base of all gates: float32 logits, whatever the autocast state.
 
-    A gate implements :meth:`logits`; one that pools and then decides may
-    implement :meth:`look` and :meth:`score` instead, of which the second is
-    done once for all levels.
+    A gate implements :meth:`features`, what it sees of the samples, and
+    :meth:`logits`, an affine map of that. A layer asks for the features level
+    by level and then calls the gate once, with the features of all samples:
+    ``logits = gate(scope.decide(gate.features, levels))``.
 
     Gates hold their parameters directly rather than in ``nn.Linear`` or
-    ``nn.Conv2d``: detector heads initialise every layer of those types with a
+    ``nn.Conv2d``, and none of them is called ``weight`` or ``bias``: detector
+    heads initialise whatever has such a type, or such an attribute, with a
     rule that is meant for predictors.
 
     Attributes:
         learned: Whether the features decide; only then can there be noise
             and constraints.
-        pools: Whether it looks at the global average pool of the features,
-            as the noise does, so that it is not computed again.
+        pools: Whether its features are the global average pool, which the
+            noise needs as well, so that it is not computed again.
+        takes_rows: Whether a sample may be a row (C,) rather than a map.
 
     Args:
         in_channels: C, channels of the features.
@@ -43,45 +51,27 @@ class Gate(nn.Module):
     """
     learned = True
     pools = False
+    takes_rows = False
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__()
         self.in_channels = check_int('in_channels', in_channels, 1)
         self.num_experts = check_int('num_experts', num_experts, 1)
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if 'logits' in vars(cls) and cls.look is not Gate.look:
-            raise TypeError(
-                f'{cls.__name__}.logits would not be used: a class above has '
-                "'look' and 'score'; implement these, or start from Gate")
+    def forward(self, features: Tensor) -> Tensor:
+        """What :meth:`features` gave, float32 (N, ...) -> logits (N, E)."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.logits(features)
 
-    def forward(self,
-                x: Union[Tensor, Sequence[Tensor]],
-                decide: Callable = lambda look, x: look(x)) -> Tensor:
-        """(N, C, H, W) -> float32 logits (N, E).
-
-        Args:
-            x: The features, or what else ``decide`` takes.
-            decide: Given :meth:`look` and x, what is seen of the N samples;
-                a layer has its scope do that.
-        """
-        device = (x if isinstance(x, Tensor) else x[0]).device
-        with torch.autocast(device.type, enabled=False):
-            return self.score(decide(self.look, x))
-
-    def logits(self, x: Tensor) -> Tensor:
-        """float32 (N, C, H, W) -> (N, E)."""
+    def features(self, x: Tensor) -> Tensor:
+        """What the decision is made of: (N, C, H, W), or rows (N, C) ->
+        float32 (N, ...). Called with autocast disabled."""
         raise NotImplementedError
 
-    def look(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> what the decision is made of, float32 (N, ...)."""
-        return self.logits(x.float())
-
-    def score(self, seen: Tensor) -> Tensor:
-        """What :meth:`look` gave -> logits (N, E); an affine map, so that it
-        may be applied to a mean over levels."""
-        return seen
+    def logits(self, features: Tensor) -> Tensor:
+        """What :meth:`features` gave -> (N, E); those themselves unless
+        overridden."""
+        return features
 
     def extra_repr(self) -> str:
         return f'{self.in_channels}, num_experts={self.num_experts}'
@@ -94,21 +84,22 @@ GATES = Registry(Gate)
 class GAPFCGate(Gate):
     """Global average pool, then a fully connected layer."""
     pools = True
+    takes_rows = True
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__(in_channels, num_experts)
-        self.weight = nn.Parameter(torch.empty(num_experts, in_channels))
-        self.bias = nn.Parameter(torch.empty(num_experts))
+        self.fc_weight = nn.Parameter(torch.empty(num_experts, in_channels))
+        self.fc_bias = nn.Parameter(torch.empty(num_experts))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        _reset_affine(self.weight, self.bias)
+        _reset_affine(self.fc_weight, self.fc_bias)
 
-    def look(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         return global_average_pool(x)
 
-    def score(self, seen: Tensor) -> Tensor:
-        return _affine(seen, self.weight, self.bias)
+    def logits(self, features: Tensor) -> Tensor:
+        return _affine(features, self.fc_weight, self.fc_bias)
 
 
 class ConvolutionalGate(Gate):
@@ -148,20 +139,20 @@ class ConvGAPGate(ConvolutionalGate):
                  num_experts: int,
                  hidden_channels: Optional[int] = None) -> None:
         super().__init__(in_channels, num_experts, hidden_channels)
-        self.weight = nn.Parameter(
+        self.fc_weight = nn.Parameter(
             torch.empty(num_experts, self.hidden_channels))
-        self.bias = nn.Parameter(torch.empty(num_experts))
+        self.fc_bias = nn.Parameter(torch.empty(num_experts))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         _reset_conv(self.conv_weight, self.conv_bias)
-        _reset_affine(self.weight, self.bias)
+        _reset_affine(self.fc_weight, self.fc_bias)
 
-    def look(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         return global_average_pool(self.hidden(x))
 
-    def score(self, seen: Tensor) -> Tensor:
-        return _affine(seen, self.weight, self.bias)
+    def logits(self, features: Tensor) -> Tensor:
+        return _affine(features, self.fc_weight, self.fc_bias)
 
 
 @GATES.register
@@ -177,16 +168,17 @@ class TwoConvGAPGate(ConvolutionalGate):
                  num_experts: int,
                  hidden_channels: Optional[int] = None) -> None:
         super().__init__(in_channels, num_experts, hidden_channels)
-        self.weight, self.bias = _conv3x3(self.hidden_channels, num_experts)
+        self.last_weight, self.last_bias = _conv3x3(self.hidden_channels,
+                                                    num_experts)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         _reset_conv(self.conv_weight, self.conv_bias)
-        _reset_conv(self.weight, self.bias)
+        _reset_conv(self.last_weight, self.last_bias)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         return global_average_pool(
-            _convolve(self.hidden(x), self.weight, self.bias))
+            _convolve(self.hidden(x), self.last_weight, self.last_bias))
 
 
 @GATES.register
@@ -196,9 +188,10 @@ class EqualGate(Gate):
     With ``top_k = num_experts`` it is the plain mean of all experts.
     """
     learned = False
+    takes_rows = True
 
-    def logits(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x), self.num_experts)
+    def features(self, x: Tensor) -> Tensor:
+        return x.new_zeros((len(x), self.num_experts), dtype=torch.float)
 
 
 @GATES.register
@@ -211,6 +204,7 @@ class SingleExpertGate(Gate):
         expert: Which one.
     """
     learned = False
+    takes_rows = True
     never = -1e4  # exp of it is 0; finite, so that another can be forced
 
     def __init__(self,
@@ -220,8 +214,9 @@ class SingleExpertGate(Gate):
         super().__init__(in_channels, num_experts)
         self.expert = check_int('expert', expert, 0, num_experts - 1)
 
-    def logits(self, x: Tensor) -> Tensor:
-        logits = x.new_full((len(x), self.num_experts), self.never)
+    def features(self, x: Tensor) -> Tensor:
+        logits = x.new_full((len(x), self.num_experts), self.never,
+                            dtype=torch.float)
         logits[:, self.expert] = 0
         return logits
 
@@ -240,13 +235,14 @@ class GateNoise(nn.Module):
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_experts, in_channels))
+        self.scale_weight = nn.Parameter(
+            torch.zeros(num_experts, in_channels))
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Pooled features (N, C) -> float32 standard deviations (N, E)."""
         with torch.autocast(pooled.device.type, enabled=False):
-            return F.softplus(
-                F.linear(pooled.float(), self.weight.float())) + self.floor
+            scale = F.linear(pooled.float(), self.scale_weight.float())
+            return F.softplus(scale) + self.floor
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ kernel that is not finite spoils what it is merged into even with a weight of
 0, as in the dense reference.
 """
 import math
-from typing import List, Sequence
+from types import MappingProxyType
+from typing import List, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +21,20 @@ from .plan import Plan
 #: By type of device, positions whose convolution costs as much as to merge a
 #: kernel for them, with its gradient: on a CPU, with 256 channels, between 49
 #: and 100 (benchmarks/merging.py). Where it was not measured nothing is merged.
-POSITIONS = dict(cpu=50)
+MERGE_ABOVE: Mapping[str, float] = MappingProxyType(dict(cpu=50))
 
 
 def merging_pays(pieces: Sequence[Tensor], plans: Sequence[Plan],
-                 experts: Sequence[nn.Module]) -> List[bool]:
+                 experts: Sequence[nn.Module],
+                 merge_above: Mapping[str, float] = MERGE_ABOVE
+                 ) -> List[bool]:
     """Where one merged convolution per sample is cheaper than K.
 
     Args:
         pieces: L tensors (n_l, C, h_l, w_l).
         plans: L, of the same samples.
         experts: E modules of any type; only alike convolutions are merged.
+        merge_above: As of :func:`.sparse_dispatch`.
 
     Returns:
         L times whether.
@@ -38,7 +42,7 @@ def merging_pays(pieces: Sequence[Tensor], plans: Sequence[Plan],
     if not _alike(experts):
         return [False] * len(pieces)
     stride = experts[0].stride[0] * experts[0].stride[1]
-    positions = POSITIONS.get(pieces[0].device.type, math.inf) * stride
+    positions = merge_above.get(pieces[0].device.type, math.inf) * stride
     return [
         # (K - 1) n convolutions are saved, n kernels are merged
         (plan.pairs - len(x)) * x.shape[2] * x.shape[3] > positions * len(x)

@@ -1,29 +1,45 @@
 """The MoE layer: gate + scope + routing + constraints + dispatch."""
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from collections import OrderedDict
+from typing import (
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .checks import check_choice, check_int, check_keywords, fail
 from .compatibility import check_collectives, check_experts, check_options
-from .dispatch import DISPATCHES
+from .decision import Decision
+from .dispatch import build_dispatch
 from .distributed import all_reduce_sum
+from .experts import without_in_place
 from .gates import GATES, GateNoise, global_average_pool
 from .hard_constraints import HARD_CONSTRAINTS
-from .recorder import Call, Recorder, StepSummary
-from .routing import ForcedChoice, Routing, top_k_routing
+from .padding import real_tokens
+from .recorder import Call, Recorder, StepSummary, collect
+from .routing import Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Scope
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import weighted_sum
 
 Levels = Sequence[Tensor]
+Observer = Callable[[Decision], None]
 
 
 class MoELayer(nn.Module):
     r"""Sparse mixture of experts, ``y[n] = sum_e w[n, e] expert_e(x[n])``.
 
-    The layer takes one feature map (B, C, H, W), or the L maps of a pyramid.
-    What a sample n is, is up to the scope: by default each image of each map.
+    The layer takes one feature map (B, C, H, W), or the L maps of a pyramid;
+    with a scope of rows it takes rows (n, C), or tokens (B, T, C). What a
+    sample n is, is up to the scope: by default each image of each map.
 
     In training the balance is kept by soft constraints, losses that the
     caller adds to its own (see :meth:`collect`), and by a hard constraint
@@ -50,9 +66,19 @@ class MoELayer(nn.Module):
             the mean (as in the authors' code).
         balance_weight: What a sample counts in the importance: ``'sample'``:
             1; ``'area'``: its positions; ``'foreground'``: its positive
-            anchors (after DAMEX, arXiv 2308.05856), which a detection head
-            has to tell the layer, see :meth:`weigh`.
-        dispatch: ``'sparse'``, or ``'dense'``: all experts on all samples.
+            anchors (a proposal of this project), which a detection head has
+            to tell the layer, see :meth:`weigh`.
+        dispatch: ``'sparse'``, or ``'dense'``: all experts on all samples;
+            or a dict with that as its ``type`` and further arguments of
+            :func:`.sparse_dispatch`.
+        whole_pyramid: Whether the caller hands over all levels of a pyramid
+            in one call.
+        targets: Whether the caller knows its targets and calls
+            :meth:`weigh`.
+        dense_names: Where a dense model has the parts of an expert, see
+            :func:`.dense_key`; None: under this layer's own name.
+        beyond_dense: What the layer adds that no dense model has, in words;
+            such a layer cannot be upcycled to.
 
     Raises:
         ValueError: A value is not allowed; names key, value, what is.
@@ -64,7 +90,7 @@ class MoELayer(nn.Module):
         >>> p3, p4 = torch.rand(2, 8, 32, 32), torch.rand(2, 8, 16, 16)
         >>> [y.shape for y in layer([p3, p4])]
         [torch.Size([2, 16, 32, 32]), torch.Size([2, 16, 16, 16])]
-        >>> layer.routing.weights.shape  # N = 2 levels x 2 images, E
+        >>> layer.decide([p3, p4]).weights.shape  # N = 2 levels x 2 images, E
         torch.Size([4, 4])
         >>> loss = sum(layer.collect().losses.values())
     """
@@ -82,15 +108,18 @@ class MoELayer(nn.Module):
                  scope: Optional[dict] = None,
                  balance_over: str = 'step',
                  balance_weight: str = 'sample',
-                 dispatch: str = 'sparse') -> None:
+                 dispatch: Union[str, dict] = 'sparse',
+                 whole_pyramid: bool = True,
+                 targets: bool = True,
+                 dense_names: Optional[Mapping[str, str]] = None,
+                 beyond_dense: str = '') -> None:
         super().__init__()
         self.in_channels = check_int('in_channels', in_channels, 1)
         self.num_experts = check_int('num_experts', num_experts, 1)
         self.top_k = check_int('top_k', top_k, 1, num_experts)
         self.balance_weight = check_choice('balance_weight', balance_weight,
                                            ('sample', 'area', 'foreground'))
-        self.dispatch = DISPATCHES[check_choice('dispatch', dispatch,
-                                                DISPATCHES)]
+        self.dispatch = build_dispatch(dispatch)
         self.gate = GATES.build(
             'gate',
             dict(type='GAPFCGate') if gate is None else gate,
@@ -109,26 +138,23 @@ class MoELayer(nn.Module):
         self.recorder = Recorder(
             self._build_soft(soft_constraint),
             check_choice('balance_over', balance_over, ('step', 'call')))
-        check_options(self)
-        self.experts = nn.ModuleList(expert() for _ in range(num_experts))
+        check_options(self, whole_pyramid=whole_pyramid, targets=targets)
+        self.experts = nn.ModuleList(
+            without_in_place(expert()) for _ in range(num_experts))
         check_experts(self.experts, in_channels)
         check_collectives(self.experts)
         self.scope.fit(self.experts[0])
+        #: How the choice is overruled in evaluation; see :func:`.force`.
+        self.forcing: Optional[Forcing] = None
         #: Whether calls in training are kept for :meth:`collect`.
         self.recording = self.constrained
-        #: How the choice is overruled in evaluation; see :func:`.force`.
-        self.forcing: Optional[ForcedChoice] = None
-        #: Where a dense model has the parts of an expert: from the start of
-        #: their names in the expert to names beside this layer. None: under
-        #: this layer's own name.
-        self.dense_names: Optional[Dict[str, str]] = None
-        #: What the layer computes that no dense one does, in words; such a
-        #: layer cannot be upcycled to.
-        self.beyond_dense = ''
-        #: The latest decision, without its graph; None before the first call.
-        self.routing: Optional[Routing] = None
-        #: (B, H_l, W_l) of the L maps of the latest call.
-        self.map_shapes: List[torch.Size] = []
+        #: Where a dense model has the parts of an expert; see
+        #: :func:`.dense_key`.
+        self.dense_names = dense_names
+        #: What the layer computes that no dense one does; see
+        #: :func:`.upcycle`.
+        self.beyond_dense = beyond_dense
+        self._observers: OrderedDict[int, Observer] = OrderedDict()
 
     @property
     def soft_constraints(self) -> Tuple[SoftConstraint, ...]:
@@ -142,52 +168,87 @@ class MoELayer(nn.Module):
     def forward(
             self, x: Union[Tensor,
                            Levels]) -> Union[Tensor, List[Tensor]]:
-        """Features (B, C, H, W), or a sequence of them, -> mixtures alike."""
+        """Features, or a sequence of them, -> mixtures alike.
+
+        Features are (B, C, H, W), or (..., C) with a scope of rows.
+        """
         return self._forward([x])[0] if isinstance(
             x, Tensor) else self._forward(x)
 
     def _forward(self, x: Levels) -> List[Tensor]:
+        axis = -1 if self.scope.rows else 1
         for level in x:
-            if level.shape[1] != self.in_channels:
+            if level.dim() < 2 or level.shape[axis] != self.in_channels:
                 raise ValueError(
-                    f'in_channels={self.in_channels}: the features have '
-                    f'{level.shape[1]} channels; both must be the same')
-        self.map_shapes = [level.shape[:1] + level.shape[2:] for level in x]
-        routing = self.route(x)
-        self.routing = routing.detach()
+                    f'in_channels={self.in_channels}: the features have the '
+                    f'shape {tuple(level.shape)}, with their channels on axis '
+                    f'{axis}; both must be the same')
+        decision = self.decide(x)
+        for observe in list(self._observers.values()):
+            observe(decision)
         outputs = self.dispatch(
-            self.scope.cut(x), self.scope.spread(routing.weights, x),
+            self.scope.cut(x),
+            self.scope.spread(decision.weights, decision.shapes),
             self.experts)
-        return self.scope.join(outputs, x)
+        return self.scope.join(outputs, decision.shapes)
 
-    def route(self, levels: Levels) -> Routing:
-        """L tensors (B, C, H_l, W_l) -> the decision for N samples.
+    def decide(self, levels: Levels) -> Decision:
+        """L features -> the decision for N samples.
 
         In training with gradients it is recorded for :meth:`collect`.
         """
+        shapes = self.scope.shapes(levels)
         draw = self._draw(levels)
         if not self.training:
-            forcing = self.forcing
-            if forcing is None:
-                return top_k_routing(top_k=self.top_k, **draw)
-            return top_k_routing(
-                top_k=forcing.top_k,
-                masked=forcing.masked.to(draw['logits'].device),
-                **draw)
+            top_k, masked = self.top_k, None
+            if self.forcing is not None:
+                top_k, masked = self.forcing.choice(top_k, self.num_experts)
+                masked = masked.to(draw['logits'].device)
+            return Decision(
+                top_k_routing(top_k=top_k, masked=masked, **draw), self.scope,
+                shapes)
         if not (self.recording and torch.is_grad_enabled()):
-            return self._constrained_routing(draw)
-        counts = self._counts(levels)
-        sizes = self.scope.sizes(levels)
+            return Decision(
+                self._constrained_routing(draw), self.scope, shapes)
+        counts, real = self._counts(levels)
         if self.hard_constraint is not None and (
                 self.hard_constraint.paper_per_call):
-            routing = self._route_per_call(draw, counts, sizes)
+            routing = self._route_per_call(draw, counts,
+                                           self.scope.sizes(shapes))
         else:
             routing = self._constrained_routing(draw)
-        call = Call(routing, sizes, counts)
-        self.recorder.add(call)
-        if self.constrained:
-            self.recorder.guard(call, f'MoELayer({self.extra_repr()})')
-        return routing
+        decision = Decision(routing, self.scope, shapes)
+        self.recorder.add(
+            Call(decision, counts, real),
+            guarded=self.constrained,
+            layer=f'MoELayer({self.extra_repr()})')
+        return decision
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in ('weight', 'bias'):
+                raise
+        # hasattr() is false: initialisers of single layers pass over it.
+        raise AttributeError(
+            f'this layer is a mixture of {self.num_experts} experts and has '
+            f'no {name!r} of its own; what reads it cannot work with a '
+            'mixture here. Put the experts into another layer')
+
+    def observe(self, observer: Observer) -> RemovableHandle:
+        """Have every decision told to a function, until told otherwise.
+
+        Args:
+            observer: Called with each :class:`Decision` as it is made, with
+                its graph; what it returns is not used.
+
+        Returns:
+            A handle; its ``remove()`` ends it.
+        """
+        handle = RemovableHandle(self._observers)
+        self._observers[handle.id] = observer
+        return handle
 
     def weigh(self, maps: Levels) -> None:
         """Say what each position of the latest call counts in the importance.
@@ -199,50 +260,26 @@ class MoELayer(nn.Module):
             maps: L tensors (B, H_l * W_l) or (B, H_l, W_l).
         """
         if self.recorder.calls:
-            self.recorder.calls[-1].counts = self.scope.total([
+            call = self.recorder.calls[-1]
+            call.counts = self.scope.total([
                 m.float().reshape(shape)
-                for m, shape in zip(maps, self.map_shapes)
+                for m, shape in zip(maps, call.decision.shapes)
             ])
-
-    def grids(self, rows: Tensor) -> List[Tensor]:
-        """Rows of the latest :attr:`routing` (N, E) by place on the maps.
-
-        Returns:
-            L tensors (B, gh, gw, E); gh x gw is 1 x 1 where a decision is
-            for the whole level, else H_l x W_l.
-        """
-        like = [rows.new_empty(shape) for shape in self.map_shapes]
-        return self.scope.grids(rows, like)
 
     def collect(self) -> Optional[StepSummary]:
         """Losses and statistics of all calls since the last time; forgets.
 
         Called once after the forward pass of the model and before its
-        backward pass. Sums over all ranks, so every rank must call it.
-        Returns None if no call was recorded. A layer without a constraint
-        records only if its ``recording`` is set.
+        backward pass. Sums over all ranks, so every rank must call it; for
+        several layers :func:`.collect` does so at once. Returns None if no
+        call was recorded. A layer without a constraint records only if its
+        ``recording`` is set.
 
         Raises:
             RuntimeError: The scope or ``balance_weight`` cannot be served by
                 the model that calls the layer.
         """
-        calls = self.recorder.calls
-        if any(call.counts is None for call in calls):
-            raise RuntimeError(
-                "balance_weight='foreground' needs a head that tells its "
-                'positive anchors, and the subnets of MoERetinaHead have one; '
-                "use 'sample' or 'area' elsewhere")
-        if len(calls) > 1 and not self.scope.repeatable:
-            raise RuntimeError(
-                f'scope={self.scope!r} is one decision for all levels, but '
-                'this model calls the layer level by level; use '
-                "scope=dict(type='LevelScope')")
-        summary = self.recorder.collect()
-        constraint = self.hard_constraint
-        if not (summary is None or constraint is None
-                or constraint.paper_per_call):
-            constraint.observe(summary.total_importance)
-        return summary
+        return collect({'MoELayer': self})['MoELayer']
 
     def discard(self) -> None:
         """Forget the calls since the last :meth:`collect`."""
@@ -255,18 +292,13 @@ class MoELayer(nn.Module):
 
     def _draw(self, levels: Levels) -> Dict[str, Tensor]:
         """Logits of the N samples; in training with noise, if there is any."""
-        seen = None
-
-        def decide(look: Callable, levels: Levels) -> Tensor:
-            nonlocal seen
-            seen = self.scope.decide(look, levels)
-            return seen
-
-        logits = self.gate(levels, decide)
-        if self.noise is None or not self.training:
-            return dict(logits=logits)
-        scale = self.noise(seen if self.gate.pools else self.scope.decide(
-            global_average_pool, levels))
+        with torch.autocast(levels[0].device.type, enabled=False):
+            features = self.scope.decide(self.gate.features, levels)
+            logits = self.gate(features)
+            if self.noise is None or not self.training:
+                return dict(logits=logits)
+            scale = self.noise(features if self.gate.pools else self.scope.
+                               decide(global_average_pool, levels))
         noise = torch.randn_like(scale) * scale
         return dict(logits=logits + noise, noise=noise, noise_scale=scale)
 
@@ -290,14 +322,28 @@ class MoELayer(nn.Module):
             self.hard_constraint.step()
         return Routing.cat(parts)
 
-    def _counts(self, levels: Levels) -> Optional[Tensor]:
-        """(N,) what each sample counts; None if the head has to say it."""
+    def no_samples(self) -> Routing:
+        """A routing of 0 samples, with the tensors that one in training has."""
+        device = next(self.parameters(), torch.empty(0)).device
+        logits = torch.zeros(0, self.num_experts, device=device)
+        noise = {} if self.noise is None else dict(
+            noise=logits, noise_scale=logits)
+        return top_k_routing(logits, self.top_k, **noise)
+
+    def _counts(self, levels: Levels) -> Tuple[Optional[Tensor], Tensor]:
+        """What each sample counts (N,), None if the head has to say it; and
+        which of them are real and not padding (N,), 1 or 0."""
+        shapes = self.scope.shapes(levels)
+        areas, real = [], []
+        for x, shape in zip(levels, shapes):
+            mask = real_tokens(shape)
+            areas.append(x.new_ones(shape, dtype=torch.float))
+            real.append(areas[-1] if mask is None else areas[-1] * mask)
+        area = self.scope.total(areas)
+        real = (self.scope.total(real) > 0).to(area)
         if self.balance_weight == 'foreground':
-            return None
-        counts = self.scope.total(
-            [torch.ones_like(x[:, 0], dtype=torch.float) for x in levels])
-        return counts if self.balance_weight == 'area' else torch.ones_like(
-            counts)
+            return None, real
+        return (area * real if self.balance_weight == 'area' else real), real
 
     def _build_soft(self, cfgs) -> Tuple[SoftConstraint, ...]:
         if cfgs is None:
@@ -321,20 +367,15 @@ class MoELayer(nn.Module):
                 f'balance_weight={self.balance_weight}')
 
 
-def check_moe(cfg: dict, *, targets: bool = False) -> dict:
-    """``cfg`` if it has keys of a :class:`MoELayer` only, else ValueError.
+#: Arguments of a layer that the part of a model sets which builds it.
+NOT_IN_CONFIGS = ('expert', 'in_channels', 'whole_pyramid', 'targets',
+                  'dense_names', 'beyond_dense')
 
-    Args:
-        cfg: The option ``moe`` of a part of a detector.
-        targets: Whether that part may know where the objects are.
-    """
-    cfg = check_keywords(
-        'moe', cfg, MoELayer, reserved=('expert', 'in_channels'))
-    if cfg.get('balance_weight') == 'foreground' and not targets:
-        fail('moe.balance_weight', 'foreground',
-             "'sample' or 'area' outside of MoERetinaHead: only a detection "
-             'head knows where the objects are')
-    return cfg
+
+def check_moe(cfg: dict) -> dict:
+    """The option ``moe`` of a part of a detector, if it has keys of a
+    :class:`MoELayer` only, else ValueError."""
+    return check_keywords('moe', cfg, MoELayer, reserved=NOT_IN_CONFIGS)
 
 
 def moe_layers(model: nn.Module) -> Dict[str, MoELayer]:

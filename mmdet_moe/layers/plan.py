@@ -26,31 +26,36 @@ class Plan:
 def make_plans(weights: Sequence[Tensor]) -> List[Plan]:
     """L tensors (n_l, E) -> a plan for each level.
 
-    The weights of all levels are brought to the host at once, and all rows
-    back at once: on a GPU each of these is a time to wait.
+    Only counts are brought to the host, L x (E + 1) of them at once: each
+    transfer synchronises the GPU.
     """
-    known = iter(torch.cat(list(weights)).tolist())
-    levels = [[next(known) for _ in range(len(w))] for w in weights]
-    chosen = [_chosen(level) for level in levels]
-    parts = [rows for level in chosen for rows in level.values()]
-    there = iter(
-        torch.tensor(sum(parts, []), dtype=torch.long,
-                     device=weights[0].device).split([len(p) for p in parts]))
-    return [
-        Plan(
-            rows={e: next(there) for e in mine},
-            pairs=sum(map(len, mine.values())),
-            direct=next(iter(mine)) if len(mine) == 1 and all(
-                max(row) == 1 for row in level) else None)
-        for level, mine in zip(levels, chosen)
-    ]
-
-
-def _chosen(level: Sequence[Sequence[float]]) -> Dict[int, List[int]]:
-    """Rows of weights -> by expert, in order, those that it is in."""
-    rows = {}
-    for i, row in enumerate(level):
-        for e, weight in enumerate(row):
-            if weight != 0:
-                rows.setdefault(e, []).append(i)
-    return dict(sorted(rows.items()))
+    table = torch.cat(list(weights)).detach()
+    experts, device = table.shape[1], table.device
+    sizes = [len(w) for w in weights]
+    ends = torch.tensor(sizes, device=device).cumsum(0)
+    level = torch.repeat_interleave(
+        torch.arange(len(sizes), device=device),
+        torch.tensor(sizes, device=device),
+        output_size=len(table))
+    # The place of a sample in its level: its rows begin where the last end.
+    place = torch.arange(len(table), device=device) - (
+        ends.roll(1).index_fill(0, ends.new_zeros(1), 0)[level])
+    sample, expert = (table != 0).nonzero(as_tuple=True)
+    group, order = (level[sample] * experts + expert).sort(stable=True)
+    known = torch.cat([
+        torch.bincount(group, minlength=len(sizes) * experts),
+        torch.bincount(level[(table == 1).any(dim=1)], minlength=len(sizes))
+    ]).tolist()
+    number, all_one = known[:-len(sizes)], known[-len(sizes):]
+    rows = place[sample][order]
+    parts = iter(rows.split(number))
+    plans = []
+    for size, ones in zip(sizes, all_one):
+        mine = {e: part for e, part in zip(range(experts), parts) if len(part)}
+        plans.append(
+            Plan(
+                rows=mine,
+                pairs=sum(map(len, mine.values())),
+                direct=next(iter(mine)) if len(mine) == 1
+                and ones == size else None))
+    return plans

@@ -1,14 +1,16 @@
 """Recorder: the decisions of a training step, and what they add up to."""
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from .distributed import all_reduce_sum
+from .decision import Decision
+from .distributed import all_reduce_max, all_reduce_sum, world_size
 from .routing import Routing
 from .soft_constraints import SoftConstraint
-from .statistics import load, weighted_sum
+from .statistics import weighted_sum
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,20 @@ class Call:
     """One call of a layer.
 
     Attributes:
-        routing: With its graph, N samples.
-        sizes: How the N samples divide into levels.
+        decision: With its graph, N samples.
         counts: (N,) what each sample counts; None until it is known.
+        real: (N,) 1, or 0 for a sample that is only padding.
     """
-    routing: Routing
-    sizes: Sequence[int]
+    decision: Decision
     counts: Optional[Tensor]
+    real: Tensor
+
+    def levels(self) -> List[Tuple[Routing, Tensor, Tensor]]:
+        """Routing, counts and what is real of each level."""
+        sizes = self.decision.scope.sizes(self.decision.shapes)
+        return list(
+            zip(self.decision.routing.split(sizes), self.counts.split(sizes),
+                self.real.split(sizes)))
 
 
 class Recorder:
@@ -84,6 +93,7 @@ class Recorder:
                  balance_over: str) -> None:
         self.soft_constraints = soft_constraints
         self.balance_over = balance_over
+        self._recomputable = False
         self.discard()
 
     def discard(self) -> None:
@@ -91,33 +101,71 @@ class Recorder:
         self.calls: List[Call] = []
         self._guards: List[_Guard] = []
 
-    def add(self, call: Call) -> None:
+    def add(self, call: Call, *, guarded: bool, layer: str) -> None:
+        """Keep a call.
+
+        Args:
+            call: The call.
+            guarded: Whether its backward pass is to fail if it is not
+                collected by then.
+            layer: What the layer is called in the message.
+        """
+        if in_backward():
+            # Activation checkpointing runs the layer once more. What it did
+            # in the forward pass is recorded, unless that ran without
+            # gradients.
+            if guarded and not self._recomputable:
+                _Guard(layer)(call.decision.weights)
+            return
+        self._recomputable = False
         self.calls.append(call)
-
-    def guard(self, call: Call, layer: str) -> None:
-        """Make the backward pass of a call fail if it is not collected."""
-        if call.routing.weights.requires_grad:
+        weights = call.decision.weights
+        if guarded and weights.requires_grad:
             self._guards.append(_Guard(layer))
-            call.routing.weights.register_hook(self._guards[-1])
+            weights.register_hook(self._guards[-1])
 
-    def collect(self) -> Optional[StepSummary]:
-        """Sum up over calls and ranks, and forget; None without a call."""
+    def take(self) -> List[Call]:
+        """The calls, which then count as collected and are forgotten."""
         calls, guards = self.calls, self._guards
-        self.discard()
-        if not calls:
-            return None
         for guard in guards:
             guard.collected = True
-        rows = [row for call in calls for row in self._rows(call)]
-        widths = [len(part) for part in rows[0]]
-        sums = torch.stack([torch.cat(row) for row in rows])
-        sums = all_reduce_sum(sums)  # the only collective of a step
-        importance, loads, masked, rest, *_ = sums.detach().sum(
+        self._recomputable = bool(calls)
+        self.discard()
+        return calls
+
+    def rows(self, calls: Sequence[Call], nothing: Routing) -> Tensor:
+        """What is summed over ranks: (R, F), a row for the step, or for each
+        level of each call.
+
+        Args:
+            calls: Of the step; there may be none on this rank.
+            nothing: A routing of 0 samples, for the number of columns.
+        """
+        if self.balance_over == 'step':
+            parts = [(call.decision.routing, call.counts, call.real)
+                     for call in calls]
+        else:
+            parts = [part for call in calls for part in call.levels()]
+        none = nothing.weights.new_zeros(0)
+        rows = torch.stack([
+            torch.cat(self._sums(*part))
+            for part in parts or [(nothing, none, none)]
+        ])
+        return rows if self.balance_over == 'call' else rows.sum(
+            dim=0, keepdim=True)
+
+    def summary(self, rows: Tensor, nothing: Routing) -> StepSummary:
+        """What sums over all ranks, (R, F), say."""
+        none = nothing.weights.new_zeros(0)
+        widths = [len(part) for part in self._sums(nothing, none, none)]
+        importance, loads, masked, rest, *_ = rows.detach().sum(
             dim=0).split(widths)
         changed, samples = rest
-        if self.balance_over == 'step':
-            sums = sums.sum(dim=0, keepdim=True)
-        _, _, _, _, *per_loss = sums.split(widths, dim=1)
+        samples = samples.clamp_min(1)
+        if self.balance_over == 'call' and world_size() > 1:
+            # A level that only some ranks have is a call; padding is none.
+            rows = rows[rows.detach().split(widths, dim=1)[3][:, 1] > 0]
+        _, _, _, _, *per_loss = rows.split(widths, dim=1)
         return StepSummary(
             losses={
                 constraint.name: constraint(part)
@@ -130,24 +178,95 @@ class Recorder:
             changed=changed / samples,
             total_importance=importance)
 
-    def _rows(self, call: Call) -> List[List[Tensor]]:
-        """The sums of a call, or of each of its levels."""
-        if self.balance_over == 'step':
-            return [self._sums(call.routing, call.counts)]
-        return [
-            self._sums(routing, counts) for routing, counts in zip(
-                call.routing.split(call.sizes), call.counts.split(call.sizes))
-        ]
-
-    def _sums(self, routing: Routing, counts: Tensor) -> List[Tensor]:
+    def _sums(self, routing: Routing, counts: Tensor,
+              real: Tensor) -> List[Tensor]:
         """Statistics first, then what each soft constraint sums."""
-        rest = torch.stack(
-            [routing.changed.sum(), routing.experts.new_tensor(len(counts))])
+        weights = routing.weights.detach()
+        rest = torch.stack([real @ routing.changed.to(counts), real.sum()])
         return [
-            weighted_sum(counts, routing.weights.detach()),
-            load(routing.weights.detach()),
-            routing.masked.sum(dim=0).to(counts),
-            rest.to(counts),
+            weighted_sum(counts, weights),
+            weighted_sum(real, (weights != 0).to(counts)),
+            weighted_sum(real, routing.masked.to(counts)), rest,
             *(constraint.sums(routing, counts)
               for constraint in self.soft_constraints)
         ]
+
+
+def collect(layers: Mapping[str, nn.Module]
+            ) -> Dict[str, Optional[StepSummary]]:
+    """Losses and statistics of a step of several MoE layers, over all ranks.
+
+    One collective for all layers, of a layout that does not depend on which
+    of them a rank has called; with ``balance_over='call'`` a second one, of
+    how often it has.
+
+    Args:
+        layers: By name; the same ones on all ranks.
+
+    Returns:
+        By name what the calls of the step add up to; None where no rank has
+        called the layer.
+
+    Raises:
+        RuntimeError: The scope or ``balance_weight`` of a layer cannot be
+            served by the model that calls it.
+    """
+    taken, nothing = {}, {}
+    for name, layer in layers.items():
+        taken[name] = layer.recorder.take()
+        _check_served(name, layer, taken[name])
+        nothing[name] = layer.no_samples()
+    rows = {
+        name: layer.recorder.rows(taken[name], nothing[name])
+        for name, layer in layers.items()
+    }
+    rows = _padded(rows, [
+        name for name, layer in layers.items()
+        if layer.recorder.balance_over == 'call'
+    ])
+    if not rows:
+        return {}
+    sums = all_reduce_sum(torch.cat([r.flatten() for r in rows.values()]))
+    parts = sums.split([r.numel() for r in rows.values()])
+    summaries = dict.fromkeys(layers)
+    for (name, layer), part in zip(layers.items(), parts):
+        if not (taken[name] or (world_size() > 1 and part.any())):
+            continue
+        summaries[name] = layer.recorder.summary(
+            part.view(rows[name].shape), nothing[name])
+        constraint = layer.hard_constraint
+        if constraint is not None and not constraint.paper_per_call:
+            constraint.observe(summaries[name].total_importance)
+    return summaries
+
+
+def _padded(rows: Dict[str, Tensor], names: Sequence[str]
+            ) -> Dict[str, Tensor]:
+    """Make the number of rows of some layers that of the rank with most."""
+    if not names or world_size() == 1:
+        return rows
+    numbers = all_reduce_max(
+        torch.tensor([len(rows[name]) for name in names],
+                     device=rows[names[0]].device)).tolist()
+    return rows | {
+        name: F.pad(rows[name], (0, 0, 0, number - len(rows[name])))
+        for name, number in zip(names, numbers)
+    }
+
+
+def _check_served(name: str, layer: nn.Module, calls: Sequence[Call]) -> None:
+    if any(call.counts is None for call in calls):
+        raise RuntimeError(
+            f"{name}: balance_weight='foreground' needs a head that tells its "
+            "positive anchors; use 'sample' or 'area'")
+    if len(calls) > 1 and not layer.scope.repeatable:
+        raise RuntimeError(
+            f'{name}: scope={layer.scope!r} is one decision for all levels, '
+            'but this model calls the layer level by level; use '
+            "scope=dict(type='LevelScope')")
+
+
+def in_backward() -> bool:
+    """Whether autograd is running backward in this thread."""
+    # What PyTorch's own checkpointing asks; there is no public name for it.
+    return torch._C._current_graph_task_id() != -1

@@ -19,8 +19,11 @@ class Registry(Dict[str, type]):
         ...         super().__init__(in_channels, num_experts)
         ...         self.fc = nn.Linear(in_channels, num_experts)
         ...
-        ...     def logits(self, x):  # float32 (N, C, H, W) -> (N, E)
-        ...         return self.fc(x.amax(dim=(-2, -1)))
+        ...     def features(self, x):  # (N, C, H, W) -> float32 (N, C)
+        ...         return x.float().amax(dim=(-2, -1))
+        ...
+        ...     def logits(self, features):  # (N, C) -> (N, E)
+        ...         return self.fc(features)
     """
 
     def __init__(self, base: type) -> None:

@@ -5,6 +5,8 @@ from typing import Callable, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from .checks import check_int, fail
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -35,12 +37,19 @@ class Routing:
         """The same decision without its graph."""
         return self._rows(Tensor.detach)
 
+    def __getitem__(self, rows) -> 'Routing':
+        """The decision for some of the samples: a slice, or indices (n,)."""
+        return self._rows(lambda t: t[rows])
+
+    def to(self, *args, **kwargs) -> 'Routing':
+        """As ``Tensor.to``, all tensors."""
+        return self._rows(lambda t: t.to(*args, **kwargs))
+
     def split(self, sizes: Sequence[int]) -> Tuple['Routing', ...]:
         """Cut N into consecutive pieces."""
         ends = [sum(sizes[:i + 1]) for i in range(len(sizes))]
         return tuple(
-            self._rows(lambda t, rows=slice(end - size, end): t[rows])
-            for size, end in zip(sizes, ends))
+            self[end - size:end] for size, end in zip(sizes, ends))
 
     @staticmethod
     def cat(parts: Sequence['Routing']) -> 'Routing':
@@ -58,10 +67,45 @@ class Routing:
 
 
 @dataclass(frozen=True)
-class ForcedChoice:
-    """A choice that overrules the gate's: K' and experts (E,) not to choose."""
-    top_k: int
-    masked: Tensor
+class Forcing:
+    """How the choice of a gate is overruled in evaluation.
+
+    What is left is weighted by the softmax over its logits, so the weights of
+    a sample still sum to 1.
+
+    Attributes:
+        top_k: K', experts per sample; as trained if None.
+        expert: The only expert that is run; None for the gate's choice.
+        drop: Experts that are not run.
+    """
+    top_k: Optional[int] = None
+    expert: Optional[int] = None
+    drop: Tuple[int, ...] = ()
+
+    def choice(self, top_k: int, num_experts: int) -> Tuple[int, Tensor]:
+        """What it means for a layer of E experts, trained with K.
+
+        Returns:
+            K', and (E,) bool, the experts that may not be chosen.
+
+        Raises:
+            ValueError: There is no such expert, none is left, or the options
+                contradict each other.
+        """
+        last = num_experts - 1
+        drop = {check_int('drop', e, 0, last) for e in self.drop}
+        if self.expert is not None:
+            check_int('expert', self.expert, 0, last)
+            if drop or self.top_k is not None:
+                fail('expert', self.expert, 'used without top_k and drop')
+            drop = set(range(num_experts)) - {self.expert}
+        left = num_experts - len(drop)
+        if left == 0:
+            fail('drop', self.drop, f'fewer than all {num_experts} experts')
+        if self.top_k is not None:
+            check_int('top_k', self.top_k, 1, left)
+        return (min(top_k if self.top_k is None else self.top_k, left),
+                torch.tensor([e in drop for e in range(num_experts)]))
 
 
 def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:

@@ -1,16 +1,11 @@
 """What is counted of a routing.
 
-Importance of an expert: the sum of its weights over the samples. Load: the
-number of samples that it was selected for.
+Importance of an expert: the sum of its weights over the samples. Share: the
+part of the samples that it was selected for.
 """
 from torch import Tensor
 
 EPS = 1e-10
-
-
-def load(weights: Tensor) -> Tensor:
-    """Samples per expert: weights (N, E) -> (E,) float32."""
-    return (weights != 0).sum(dim=0).to(weights.dtype)
 
 
 def weighted_sum(counts: Tensor, values: Tensor) -> Tensor:

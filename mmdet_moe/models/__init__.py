@@ -1,9 +1,13 @@
 """MMDetection adapters of the layers; importing them registers them."""
 from .backbones import MoEResNet
 from .dense_heads import MoERetinaHead
-from .moe_conv import MoEConv
+from .detector import build_moe_detector
+from .mixtures import Mixture, MoEConv, MoELinear
 from .necks import MoEFPN
+from .reporting import report_decisions
 from .upcycling import UpcycleInit
 
-__all__ = ['MoEConv', 'MoEFPN', 'MoEResNet', 'MoERetinaHead',
-           'UpcycleInit']
+__all__ = [
+    'Mixture', 'MoEConv', 'MoEFPN', 'MoELinear', 'MoEResNet', 'MoERetinaHead',
+    'UpcycleInit', 'build_moe_detector', 'report_decisions'
+]

@@ -27,7 +27,7 @@ def build(load_config, **parts):
     detector.init_weights()
     # what is detected, and by whom, should depend on the picture
     for layer in moe_layers(detector).values():
-        nn.init.normal_(layer.gate.weight, std=0.02)
+        nn.init.normal_(layer.gate.fc_weight, std=0.02)
     return detector.eval()
 
 
@@ -206,7 +206,7 @@ def test_no_layer_decides_about_pictures(load_config):
 
 def test_a_gate_that_gives_nan_is_told(load_config):
     detector = build(load_config, bbox_head=dict(moe=MOE, moe_in='cls'))
-    detector.bbox_head.cls_subnet.gate.weight.data[0, 0] = torch.nan
+    detector.bbox_head.cls_subnet.gate.fc_weight.data[0, 0] = torch.nan
     data = batch()
     with pytest.raises(DataError, match='cls_subnet gives NaN for .* 0.jpg'):
         collector(detector, data).process(data)

@@ -1,16 +1,14 @@
 """The sparse dispatch against the dense reference, output and gradients."""
-import math
 
 import pytest
 import torch
 from torch import nn
-from twins import assert_same, results
+from twins import assert_same, decided, results
 
 from mmdet_moe.layers import (
     MoELayer,
     RememberingDispatch,
     dense_dispatch,
-    merging,
     sparse_dispatch,
 )
 from mmdet_moe.layers.dispatch import _Tie
@@ -24,6 +22,10 @@ def subnet():
     return nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(5, 3, 3, padding=1))
 
 
+def merged_above(positions):
+    return dict(type='sparse', merge_above=dict(cpu=positions))
+
+
 @pytest.mark.parametrize('expert', [conv, subnet])
 @pytest.mark.parametrize('experts, top_k',
                          [(e, k) for e in (1, 2, 4) for k in range(1, e + 1)])
@@ -35,22 +37,22 @@ def test_equals_dense(expert, experts, top_k):
 def test_a_weight_of_zero_is_not_computed():
     layer = MoELayer(conv, 6, num_experts=3, top_k=2)
     # exp(-200) is 0 in float32
-    layer.gate.bias.data = torch.tensor([0.0, -200.0, -300.0])
-    layer.gate.weight.data.zero_()
+    layer.gate.fc_bias.data = torch.tensor([0.0, -200.0, -300.0])
+    layer.gate.fc_weight.data.zero_()
     layer(torch.randn(2, 6, 4, 4)).sum().backward()
     assert [e.weight.grad is None for e in layer.experts] == [0, 1, 1]
 
 
-@pytest.mark.parametrize('positions', [0, math.inf],
+@pytest.mark.parametrize('positions', [0, 1e9],
                          ids=['merged', 'gathered'])
 def test_channels_last_stays_so(monkeypatch, positions):
-    monkeypatch.setitem(merging.POSITIONS, 'cpu', positions)
 
     def last(x):
         return x.is_contiguous(memory_format=torch.channels_last)
 
-    layer = MoELayer(conv, 6, num_experts=3, top_k=2)
-    nn.init.normal_(layer.gate.weight, std=5)
+    layer = MoELayer(conv, 6, num_experts=3, top_k=2,
+                     dispatch=merged_above(positions))
+    nn.init.normal_(layer.gate.fc_weight, std=5)
     layer.to(memory_format=torch.channels_last)
     x = torch.randn(4, 6, 8, 7).to(memory_format=torch.channels_last)
     assert_same(layer, [x])
@@ -61,11 +63,10 @@ def test_channels_last_stays_so(monkeypatch, positions):
     assert last(y) and all(seen) and bool(seen) == (positions > 0)
 
 
-@pytest.mark.parametrize('positions', [0, math.inf],
+@pytest.mark.parametrize('positions', [0, 1e9],
                          ids=['merged', 'gathered'])
-def test_derivatives(monkeypatch, positions):
+def test_derivatives(positions):
     """First and second, in float64, against finite differences."""
-    monkeypatch.setitem(merging.POSITIONS, 'cpu', positions)
     experts = [conv().double() for _ in range(3)]
     x = torch.randn(2, 6, 3, 3, dtype=torch.double, requires_grad=True)
     weights = torch.rand(2, 2, dtype=torch.double, requires_grad=True)
@@ -76,7 +77,8 @@ def test_derivatives(monkeypatch, positions):
         rows = torch.stack([
             weights[:, 0] * first, weights[:, 1], weights[:, 0] * (1 - first)
         ], dim=1)
-        return sparse_dispatch([x], [rows], experts)[0]
+        return sparse_dispatch(
+            [x], [rows], experts, merge_above=dict(cpu=positions))[0]
 
     inputs = (x, weights, *experts[1].parameters())
     assert torch.autograd.gradcheck(mixture, inputs, fast_mode=True)
@@ -85,7 +87,7 @@ def test_derivatives(monkeypatch, positions):
 
 def test_compiled():
     layer = MoELayer(subnet, 6, num_experts=3, top_k=2)
-    nn.init.normal_(layer.gate.weight, std=5)
+    nn.init.normal_(layer.gate.fc_weight, std=5)
     x = torch.randn(4, 6, 5, 5)
     parameters = list(layer.parameters())
     expected, found = (
@@ -96,16 +98,17 @@ def test_compiled():
 
 
 def test_an_expert_that_works_in_place():
-    """One per sample, some samples each: what it changes is a copy."""
-    layer = MoELayer(lambda: nn.Sequential(nn.ReLU(inplace=True), conv()), 6,
-                     num_experts=3, top_k=1)
-    nn.init.normal_(layer.gate.weight, std=5)
-    levels = [torch.randn(5, 6, 4, 4)]
-    inplace = results(layer, levels, sparse_dispatch)
-    for expert in layer.experts:
-        expert[0].inplace = False
-    for a, b in zip(inplace, results(layer, levels, dense_dispatch)):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    """The features stay what they are, also if all samples are its own."""
+    for experts in (1, 3):
+        layer = MoELayer(
+            lambda: nn.Sequential(nn.ReLU(inplace=True), conv()), 6,
+            num_experts=experts, top_k=1)
+        nn.init.normal_(layer.gate.fc_weight, std=5)
+        x = torch.randn(5, 6, 4, 4)
+        before = x.clone()
+        assert_same(layer, [x])
+        layer.eval()(x)
+        assert torch.equal(x, before)
 
 
 def test_one_sample():
@@ -121,7 +124,7 @@ def test_no_sample(expert):
 
 def test_experts_that_get_nothing():
     layer = MoELayer(subnet, 6, num_experts=4, top_k=2)
-    layer.gate.bias.data = torch.tensor([9.0, -9.0, 9.0, -9.0])
+    layer.gate.fc_bias.data = torch.tensor([9.0, -9.0, 9.0, -9.0])
     levels = [torch.randn(4, 6, 5, 5)]
     assert_same(layer, levels)
     layer(levels)[0].sum().backward()
@@ -132,7 +135,7 @@ def test_experts_that_get_nothing():
 def test_idle_batchnorm_stays_finite():
     layer = MoELayer(
         lambda: nn.Sequential(conv(), nn.BatchNorm2d(5)), 6, top_k=1)
-    layer.gate.bias.data = torch.tensor([9.0, -9.0, -9.0, -9.0])
+    layer.gate.fc_bias.data = torch.tensor([9.0, -9.0, -9.0, -9.0])
     layer(torch.randn(2, 6, 5, 5))
     for expert in layer.experts:
         assert torch.isfinite(expert[1].running_mean).all()
@@ -142,14 +145,14 @@ def test_idle_batchnorm_stays_finite():
 def test_gradients_in_half_precision(dtype):
     """Sums over a large map, which half precision could not hold."""
     layer = MoELayer(nn.Identity, 6, num_experts=3, top_k=2)
-    layer.gate.bias.data = torch.tensor([9.0, 9.0, -9.0])
+    layer.gate.fc_bias.data = torch.tensor([9.0, 9.0, -9.0])
     x = torch.full((2, 6, 96, 96), -4.5, dtype=dtype)
     gradients = {}
     for kind in (dtype, torch.float32):
         layer.zero_grad()
         (layer(x.to(kind)).float() * 0.5 * torch.arange(6).view(6, 1, 1)
          ).sum().backward()
-        gradients[kind] = layer.gate.bias.grad.clone()
+        gradients[kind] = layer.gate.fc_bias.grad.clone()
     assert torch.isfinite(gradients[dtype]).all()
     # Equal experts: what one weight gains the other loses.
     assert torch.allclose(gradients[dtype], torch.zeros(3), atol=1)
@@ -182,7 +185,7 @@ def test_half_precision_follows_the_experts(expert):
         layer.dispatch = dense_dispatch
         torch.testing.assert_close(y, layer(x), rtol=0.02, atol=0.02)
     assert y.dtype == torch.bfloat16
-    assert layer.routing.weights.dtype == torch.float32
+    assert decided(layer, x).weights.dtype == torch.float32
 
 
 def test_remembered_experts_run_once_for_all_weights():
@@ -200,6 +203,12 @@ def test_remembered_experts_run_once_for_all_weights():
                 dense_dispatch(pieces, weights, [e.conv for e in experts])):
             torch.testing.assert_close(ours, reference)
     assert [e.calls for e in experts] == [2, 2, 2]  # one per level
+    # the same values in new tensors, as patches are cut out at every call
+    dispatch([p.clone() for p in pieces], weights, experts)
+    assert [e.calls for e in experts] == [2, 2, 2]
+    nothing, = dispatch([torch.zeros(0, 3, 4, 4)], [torch.zeros(0, 3)],
+                        experts)
+    assert nothing.shape == (0, 2, 4, 4)
     # another piece of the same shape is not taken for the old one
     other = [p + 1 for p in pieces]
     for ours, reference in zip(

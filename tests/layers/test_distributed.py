@@ -29,8 +29,8 @@ def build(variant):
     torch.manual_seed(0)
     layer = MoELayer(lambda: nn.Conv2d(4, 4, 1), 4, **OPTIONS[variant])
     # Expert 3 is idle everywhere, and what a rank uses differs.
-    layer.gate.bias.data = torch.tensor([0.0, 0.0, 0.0, -99.0])
-    layer.gate.weight.data *= 9
+    layer.gate.fc_bias.data = torch.tensor([0.0, 0.0, 0.0, -99.0])
+    layer.gate.fc_weight.data *= 9
     return layer, torch.randn(4, 4, SIDE[variant], SIDE[variant])
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from twins import decided
 
 from mmdet_moe.layers import MoELayer, force, forced
 
@@ -10,14 +11,13 @@ def model():
               for _ in range(2)]
     for layer in layers:
         # logits 3, 2, 1, 0 for every sample
-        layer.gate.weight.data.zero_()
-        layer.gate.bias.data = torch.tensor([3.0, 2, 1, 0])
+        layer.gate.fc_weight.data.zero_()
+        layer.gate.fc_bias.data = torch.tensor([3.0, 2, 1, 0])
     return nn.ModuleDict(dict(a=layers[0], b=layers[1])).eval()
 
 
 def weights(layer):
-    layer(torch.randn(1, 4, 3, 3))
-    return layer.routing.weights[0]
+    return decided(layer, torch.randn(1, 4, 3, 3)).weights[0]
 
 
 def softmax(*logits):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from twins import decided
 
 from mmdet_moe.layers import MeanImportance, MoELayer, RelativeImportance
 from mmdet_moe.layers.hard_constraints import overused
@@ -87,8 +88,8 @@ def always_first(**options):
     layer = MoELayer(
         lambda: nn.Conv2d(2, 2, 1), 2, num_experts=2, top_k=1,
         hard_constraint=dict(type='RelativeImportance', **options))
-    layer.gate.weight.data.zero_()
-    layer.gate.bias.data = torch.tensor([1.0, 0.0])
+    layer.gate.fc_weight.data.zero_()
+    layer.gate.fc_bias.data = torch.tensor([1.0, 0.0])
     return layer
 
 
@@ -97,8 +98,8 @@ def test_per_call_as_the_authors_code_or_per_step():
     # All of a level to one expert: R moves by (2 - 1) / 1 = 1 and -1. So per
     # call expert 0 is masked on the second level, and free again on the third.
     per_call = always_first(paper_per_call=True)
-    per_call(levels)
-    assert per_call.routing.experts.flatten().tolist() == [0, 0, 1, 1, 0, 0]
+    assert decided(per_call, levels).experts.flatten().tolist() == [
+        0, 0, 1, 1, 0, 0]
     assert per_call.hard_constraint.relative_importance.tolist() == [1, -1]
     summary = per_call.collect()
     assert summary.masked.tolist() == pytest.approx([1 / 3, 0])
@@ -107,11 +108,9 @@ def test_per_call_as_the_authors_code_or_per_step():
     assert per_call.hard_constraint.relative_importance.tolist() == [1, -1]
 
     per_step = always_first()
-    per_step(levels)
-    assert per_step.routing.experts.flatten().tolist() == [0] * 6
+    assert decided(per_step, levels).experts.flatten().tolist() == [0] * 6
     per_step.collect()
     per_step.step()
     assert per_step.hard_constraint.relative_importance.tolist() == [1, -1]
-    per_step(levels)
-    assert per_step.routing.experts.flatten().tolist() == [1] * 6
+    assert decided(per_step, levels).experts.flatten().tolist() == [1] * 6
     assert per_step.collect().changed == 1

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from twins import assert_same
 
-from mmdet_moe.layers import MoELayer, merging
+from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.merging import merging_pays
 from mmdet_moe.layers.plan import make_plans
 
@@ -14,10 +14,10 @@ from mmdet_moe.layers.plan import make_plans
     dict(padding='same')], ids=str)
 @pytest.mark.parametrize('experts, top_k', [(2, 2), (4, 2), (5, 3)])
 def test_equals_dense(monkeypatch, options, experts, top_k):
-    monkeypatch.setitem(merging.POSITIONS, 'cpu', 0)
     layer = MoELayer(lambda: nn.Conv2d(6, 9, 3, **options), 6,
-                     num_experts=experts, top_k=top_k)
-    nn.init.normal_(layer.gate.weight, std=5)
+                     num_experts=experts, top_k=top_k,
+                     dispatch=dict(type='sparse', merge_above=dict(cpu=0)))
+    nn.init.normal_(layer.gate.fc_weight, std=5)
     levels = [torch.randn(3, 6, 9, 8), torch.randn(3, 6, 6, 7)]
     assert_same(layer, levels, tolerance=1e-4)
     monkeypatch.setattr(nn.Conv2d, 'forward', None)  # no expert can be run
@@ -28,8 +28,7 @@ def conv(**options):
     return nn.Conv2d(6, 6, 3, padding=1, **options)
 
 
-def test_it_pays_where_the_maps_are_large(monkeypatch):
-    monkeypatch.setitem(merging.POSITIONS, 'cpu', 50)
+def test_it_pays_where_the_maps_are_large():
     two, one = make_plans([
         torch.tensor([[0.5, 0.5, 0], [0, 0.1, 0.9]]),
         torch.tensor([[1, 0, 0], [0, 0, 1]])
@@ -38,7 +37,8 @@ def test_it_pays_where_the_maps_are_large(monkeypatch):
     def pays(plan, sizes, **options):
         maps = [torch.zeros(2, 6, s, s) for s in sizes]
         return merging_pays(maps, [plan] * len(maps),
-                            [conv(**options) for _ in range(3)])
+                            [conv(**options) for _ in range(3)],
+                            dict(cpu=50))
 
     # two of three experts save one convolution: 7 * 7 positions < 50 < 8 * 8
     assert pays(two, (7, 8)) == [False, True]

@@ -1,9 +1,20 @@
 import pytest
 import torch
 from torch import nn
+from twins import assert_same, decided
 
-from mmdet_moe.layers import MoELayer, Parallel, receptive_radius
-from mmdet_moe.layers.scopes import ImageScope, LevelScope, PatchScope
+from mmdet_moe.layers import (
+    MoELayer,
+    Parallel,
+    real_tokens_are,
+    receptive_radius,
+)
+from mmdet_moe.layers.scopes import (
+    ImageScope,
+    LevelScope,
+    PatchScope,
+    RowScope,
+)
 
 
 def subnet(dilation=1):
@@ -48,32 +59,60 @@ def test_a_patch_is_routed_by_what_is_in_it():
         num_experts=2,
         top_k=1,
         scope=dict(type='PatchScope', grid=2))
-    layer.gate.weight.data = torch.tensor([[9.0], [-9.0]])
-    layer.gate.bias.data.zero_()
+    layer.gate.fc_weight.data = torch.tensor([[9.0], [-9.0]])
+    layer.gate.fc_bias.data.zero_()
     x = torch.ones(1, 1, 4, 6)
     x[..., 3:] = -1
-    layer(x)
     # patches in reading order: left, right, left, right
-    assert layer.routing.experts.flatten().tolist() == [0, 1, 0, 1]
-    grid, = layer.grids(layer.routing.weights)
-    assert grid[0, :, :, 0].tolist() == [[1, 1, 1, 0, 0, 0]] * 4
-
-
-def test_where_a_decision_holds():
-    # 4 rows into 1, 1 and 2
-    levels = [torch.zeros(1, 3, 4, 1)]
-    rows = torch.tensor([[0.0], [1.0], [2.0]])
-    grid, = PatchScope(grid=3).grids(rows, levels)
-    assert grid.flatten().tolist() == [0, 1, 2, 2]
-    assert LevelScope().grids(rows[:1], levels)[0].shape == (1, 1, 1, 1)
+    assert decided(layer, x).experts.flatten().tolist() == [0, 1, 0, 1]
 
 
 def test_what_a_sample_is():
-    levels = [torch.zeros(2, 3, 5, 4), torch.zeros(2, 3, 1, 2)]
-    assert LevelScope().sizes(levels) == [2, 2]
-    assert ImageScope().sizes(levels) == [2]
+    shapes = [(2, 5, 4), (2, 1, 2)]
+    assert LevelScope().sizes(shapes) == [2, 2]
+    assert ImageScope().sizes(shapes) == [2]
     # 2 images x 9 patches; 2 images x 1 row x 2 columns
-    assert PatchScope(grid=3).sizes(levels) == [18, 4]
+    assert PatchScope(grid=3).sizes(shapes) == [18, 4]
+    assert PatchScope(grid=3).entries(shapes).tolist() == (
+        [0] * 9 + [1] * 9 + [0, 0, 1, 1])
+    assert RowScope().sizes([(7, ), (2, 5)]) == [7, 10]
+    assert RowScope().entries([(3, ), (2, 2)]).tolist() == [
+        0, 1, 2, 0, 0, 1, 1]
+
+
+def test_rows_and_tokens_are_samples():
+    """As if the layer were called for each of them alone."""
+    layer = MoELayer(lambda: nn.Linear(6, 5), 6, num_experts=3, top_k=2,
+                     scope=dict(type='RowScope'))
+    nn.init.normal_(layer.gate.fc_weight, std=5)
+    rows, tokens = torch.randn(7, 6), torch.randn(2, 4, 6)
+    assert_same(layer, [rows, tokens])
+    alone = [torch.cat([layer(x[None]) for x in t.flatten(0, -2)])
+             for t in (rows, tokens)]
+    y, z = layer([rows, tokens])
+    assert y.shape == (7, 5) and z.shape == (2, 4, 5)
+    torch.testing.assert_close(y, alone[0])
+    torch.testing.assert_close(z.flatten(0, 1), alone[1])
+    assert layer(torch.zeros(0, 6)).shape == (0, 5)
+    with pytest.raises(ValueError, match="gate.type='ConvGAPGate'"):
+        MoELayer(lambda: nn.Linear(6, 5), 6, scope=dict(type='RowScope'),
+                 gate=dict(type='ConvGAPGate'))
+
+
+def test_padding_does_not_count():
+    """Two real tokens for expert 0, one for expert 1; padding for expert 1."""
+    layer = MoELayer(lambda: nn.Linear(1, 1), 1, num_experts=2, top_k=1,
+                     scope=dict(type='RowScope'),
+                     soft_constraint=dict(type='SwitchLoss'))
+    layer.gate.fc_weight.data = torch.tensor([[9.0], [-9.0]])
+    layer.gate.fc_bias.data.zero_()
+    x = torch.tensor([[1.0, 1, -1], [-1, -1, -1]])[..., None]
+    with real_tokens_are(torch.tensor([[True] * 3, [False] * 3])):
+        y = layer(x)
+    summary = layer.collect()
+    assert summary.importance.tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert summary.share.tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert torch.equal(y, layer(x))
 
 
 def test_totals_over_samples():
@@ -88,10 +127,10 @@ def test_one_decision_for_all_levels():
     layer = MoELayer(
         lambda: nn.Conv2d(2, 2, 1), 2, scope=dict(type='ImageScope'))
     levels = [torch.randn(3, 2, 4, 4), torch.randn(3, 2, 2, 2)]
-    layer(levels)
+    logits = decided(layer, levels).logits
     pooled = torch.stack([x.mean(dim=(2, 3)) for x in levels]).mean(dim=0)
-    expected = pooled @ layer.gate.weight.T + layer.gate.bias
-    assert torch.allclose(layer.routing.logits, expected, atol=1e-6)
+    expected = pooled @ layer.gate.fc_weight.T + layer.gate.fc_bias
+    assert torch.allclose(logits, expected, atol=1e-6)
 
 
 def test_one_decision_for_levels_that_come_one_by_one_is_an_error():

@@ -25,8 +25,8 @@ class WithExperts(Dense):
         super().__init__()
         self.stem = MoELayer(conv, 4)
         del self.body, self.last
-        self.pair = MoELayer(lambda: nn.Sequential(conv(), conv()), 4)
-        self.pair.dense_names = {'0': 'body', '1': 'last'}
+        self.pair = MoELayer(lambda: nn.Sequential(conv(), conv()), 4,
+                             dense_names={'0': 'body', '1': 'last'})
 
     def forward(self, x):
         return self.pair(self.stem(x))
@@ -42,7 +42,7 @@ def test_copies_are_the_dense_model_until_there_is_noise():
     assert report.copied['last.weight'][1] == 'pair.experts.1.1.weight'
     assert report.new == [
         f'{name}.gate.{p}' for name in ('stem', 'pair')
-        for p in ('weight', 'bias')
+        for p in ('fc_weight', 'fc_bias')
     ]
     x = torch.randn(3, 4, 6, 6)
     assert torch.allclose(dense(x), moe(x), atol=1e-6)

@@ -25,3 +25,12 @@ def results(layer, levels, dispatch):
     layer.zero_grad()
     layer.dispatch = before
     return [*outputs, *gradients, *(x.grad for x in levels)]
+
+
+def decided(layer, x):
+    """The routing of a call."""
+    kept = []
+    handle = layer.observe(kept.append)
+    layer(x)
+    handle.remove()
+    return kept[-1].routing

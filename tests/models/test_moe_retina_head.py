@@ -176,7 +176,7 @@ def test_priors_and_gates_after_initialisation(load_config):
     assert not torch.equal(first, second)
     assert first.std().item() == pytest.approx(0.01, rel=0.05)
     # uniform in +-1/8 for 64 channels: 0.072, far from the 0.01 of predictors
-    assert head.cls_subnet.gate.weight.std().item() > 0.05
+    assert head.cls_subnet.gate.fc_weight.std().item() > 0.05
 
 
 @pytest.mark.parametrize('options, message', [

@@ -148,7 +148,7 @@ def test_report_needs_experts(trained, shapes, tmp_path):
     trained_with_4 = (trained[0] / 'last_checkpoint').read_text()
     output = tool(REPORT, MOE, trained_with_4, '--work-dir', tmp_path,
                   *on(shapes, 'model.bbox_head.moe.num_experts=3'), ok=False)
-    assert 'gate.weight should have the shape (3, 64)' in output
+    assert 'gate.fc_weight should have the shape (3, 64)' in output
     dense = [o.replace('evaluator.0', 'evaluator') for o in on(shapes)
              if 'evaluator.1' not in o]
     output = tool(REPORT, 'configs/retinanet_fpn_shapes.py', checkpoint,

@@ -68,7 +68,7 @@ def test_upcycling(shapes, tmp_path):
     upcycle = ['tools/model_converters/upcycle.py', MOE]
     output = tool(*upcycle, dense / 'epoch_1.pth', tmp_path / 'moe.pth')
     assert 'losses and outputs equal' in output
-    assert 'bbox_head.cls_subnet.gate.weight' in output
+    assert 'bbox_head.cls_subnet.gate.fc_weight' in output
     output = tool(*upcycle, dense / 'epoch_1.pth', tmp_path / 'moe.pth',
                   ok=False)
     assert 'moe.pth is there already' in output

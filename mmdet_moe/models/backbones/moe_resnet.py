@@ -1,13 +1,12 @@
-from functools import partial
 from typing import Optional, Sequence
 
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from mmdet_moe.layers import MoELayer, fresh_copy
+from mmdet_moe.layers import fresh_copy
 from mmdet_moe.layers.checks import check_choice, check_int, fail
-from mmdet_moe.layers.moe import check_moe
+from mmdet_moe.models.mixtures import Mixture
 
 
 @MODELS.register_module()
@@ -47,69 +46,40 @@ class MoEResNet(ResNet):
                  residual: bool = False,
                  **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.moe = check_moe(moe)
         check_choice('moe_unit', moe_unit, ('block', 'stage'))
         check_choice('residual', residual, (False, True))
         if (not isinstance(moe_stages, (list, tuple)) or not moe_stages
                 or len(set(moe_stages)) < len(moe_stages)):
             fail('moe_stages', moe_stages, 'a tuple of stages, each once')
-        mixture = ResidualMoELayer if residual else MoEBlock
+        mixture = ResidualMixture if residual else Mixture
         for stage in moe_stages:
             name = self.res_layers[check_int('moe_stages', stage, 0,
                                              self.num_stages - 1)]
             if moe_unit == 'stage':
-                setattr(self, name, mixture(getattr(self, name), self.moe))
+                setattr(
+                    self, name,
+                    mixture(getattr(self, name), moe, whole_pyramid=True))
             else:
                 blocks = getattr(self, name)
                 for i, block in enumerate(blocks):
-                    blocks[i] = mixture(block, self.moe)
+                    blocks[i] = mixture(block, moe, whole_pyramid=True)
 
 
-class MoEBlock(MoELayer):
-    """A mixture of ResNet blocks, or of sequences of them.
-
-    Args:
-        block: What the experts are like, with new parameters.
-        moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`.
-    """
-
-    def __init__(self, block: nn.Module, moe: dict) -> None:
-        super().__init__(
-            partial(fresh_copy, block),
-            _convolutions(block)[0].in_channels, **moe)
-        self._register_load_state_dict_pre_hook(self._copy_dense)
-
-    def _copy_dense(self, state: dict, prefix: str, *_) -> None:
-        """Give every expert what a dense checkpoint has for the block.
-
-        So a pretrained backbone is loaded as into ResNet.
-        """
-        if any(key.startswith(f'{prefix}experts.') for key in state):
-            return
-        for part in self.experts[0].state_dict():
-            value = state.pop(prefix + part, None)
-            if value is not None:
-                for e in range(self.num_experts):
-                    state[f'{prefix}experts.{e}.{part}'] = value
-
-    def init_weights(self) -> None:
-        """As MMEngine would initialise the dense block (its ``init_cfg``)."""
-        for expert in self.experts:
-            expert.init_weights()
-
-
-class ResidualMoELayer(MoEBlock):
+class ResidualMixture(Mixture):
     """The mixture plus its input.
 
     A 1x1 convolution and a BatchNorm project the input where the block
     changes channels or size.
     """
 
-    def __init__(self, block: nn.Module, moe: dict) -> None:
-        super().__init__(block, moe)
+    def __init__(self, block: nn.Module, moe: dict, **options) -> None:
+        super().__init__(
+            block,
+            moe,
+            beyond_dense='residual=True adds the input to the mixture; use '
+            'residual=False',
+            **options)
         self.projection = _projection(block)
-        self.beyond_dense = ('residual=True adds the input to the mixture; '
-                             'use residual=False')
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + self.projection(x)
@@ -120,7 +90,3 @@ def _projection(block: nn.Module) -> nn.Module:
     if first.downsample is None:
         return nn.Identity()
     return fresh_copy(first.downsample)
-
-
-def _convolutions(block: nn.Module) -> list:
-    return [m for m in block.modules() if isinstance(m, nn.Conv2d)]

@@ -1,30 +1,21 @@
 from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.registry import MODELS
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdet_moe.layers import (
     BothOutcomes,
     MoELayer,
     Parallel,
-    fresh_copy,
     logits_of,
+    moe_layers,
 )
 from mmdet_moe.layers.checks import check_choice, check_subset, fail
 from mmdet_moe.layers.moe import check_moe
-from mmdet_moe.models.moe_conv import MoEConv
-
-from .levels import (
-    assigned_levels,
-    assigns_levels,
-    predict_with_levels,
-    weights_at,
-)
+from mmdet_moe.models.mixtures import Mixture
 
 SUBNETS = ('cls', 'reg')
 #: Which of the n convolutions of a subnet, the predictor being the last, are
@@ -45,16 +36,6 @@ class MoERetinaHead(RetinaHead):
     predictor. The experts are shared by the pyramid levels, the gate decides
     once per image and level (Pavlitska et al. 2022, section III-D). Layers
     without experts keep the parameter names of RetinaHead.
-
-    In prediction it reports who did what: ``data_sample.expert_weights``
-    has a row for each level, with the weights of ``cls`` and ``reg`` (L, E);
-    ``pred_instances`` gets ``level_ids`` (n,) and ``cls_expert_weights``,
-    ``reg_expert_weights`` (n, E), kept through NMS; and where the pipeline
-    loads annotations ``gt_instances`` gets ``level_ids``, the level of the
-    best of the anchors that the training assigner gives to an object (-1 if
-    it gives none). With ``moe_at='every'`` the names are ``cls_0``, ``cls_1``
-    and so on. Where each patch is routed on its own, a detection has the
-    weights of the patch that its centre lies in, a level the mean.
 
     Args:
         moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`;
@@ -89,7 +70,7 @@ class MoERetinaHead(RetinaHead):
                  mix: str = 'logit',
                  init_cfg: Union[dict, List[dict], None] = None,
                  **kwargs) -> None:
-        self.moe = check_moe(moe, targets=True)
+        self.moe = check_moe(moe)
         self.moe_in = check_subset('moe_in', moe_in, SUBNETS)
         self.moe_at = check_choice('moe_at', moe_at, PLACES)
         self.shared_gate = check_choice('shared_gate', shared_gate,
@@ -148,35 +129,25 @@ class MoERetinaHead(RetinaHead):
             expert.append(BothOutcomes())
         return expert, {str(i): dense for i, dense in enumerate(parts)}
 
-    def _mix(self, expert: nn.Module, dense_names: Dict[str, str]) -> MoELayer:
-        layer = MoELayer(
-            partial(fresh_copy, expert), self.in_channels, **self.moe)
-        layer.dense_names = dense_names
-        return layer
+    def _mix(self, expert: nn.Module,
+             dense_names: Optional[Dict[str, str]] = None) -> MoELayer:
+        # The layer is given the whole pyramid, and told the positive anchors.
+        return Mixture(
+            expert,
+            self.moe,
+            whole_pyramid=True,
+            targets=True,
+            dense_names=dense_names)
 
     def _mix_convolutions(self, name: str) -> None:
         tower = getattr(self, f'{name}_convs')
         chosen = CONVOLUTIONS[self.moe_at](len(tower) + 1)
         for i in chosen:
             if i < len(tower):
-                tower[i].conv = MoEConv.like(tower[i].conv, self.moe)
+                tower[i].conv = self._mix(tower[i].conv)
             else:
                 predictor = getattr(self, f'retina_{name}')
-                setattr(self, f'retina_{name}',
-                        MoEConv.like(predictor, self.moe))
-
-    @property
-    def moe_subnets(self) -> Dict[str, MoELayer]:
-        """The MoE layers by the names under which they are reported."""
-        named = {}
-        for name in self.moe_in:
-            layers = [
-                layer for layer in self._layers(name)
-                if isinstance(layer, MoELayer)
-            ]
-            for i, layer in enumerate(layers):
-                named[name if len(layers) == 1 else f'{name}_{i}'] = layer
-        return named
+                setattr(self, f'retina_{name}', self._mix(predictor))
 
     @property
     def cls_predictors(self) -> nn.ModuleList:
@@ -232,7 +203,7 @@ class MoERetinaHead(RetinaHead):
         """As RetinaHead; positive anchors may weigh the samples."""
         targets = super().get_targets(*args, **kwargs)
         foreground = [
-            layer for layer in set(self.moe_subnets.values())
+            layer for layer in moe_layers(self).values()
             if layer.balance_weight == 'foreground'
         ]
         if foreground:
@@ -242,44 +213,6 @@ class MoERetinaHead(RetinaHead):
             for layer in foreground:
                 layer.weigh(positives)
         return targets
-
-    def predict(self,
-                x: Sequence[Tensor],
-                batch_data_samples: list,
-                rescale: bool = False) -> List[InstanceData]:
-        """As RetinaHead, with experts and levels reported (see above)."""
-        predictions = super().predict(x, batch_data_samples, rescale)
-        grids = {
-            name: layer.grids(layer.routing.weights)
-            for name, layer in self.moe_subnets.items()
-        }
-        means = {
-            name: torch.stack([g.mean(dim=(1, 2)) for g in levels], dim=1)
-            for name, levels in grids.items()
-        }
-        for b, (sample, prediction) in enumerate(
-                zip(batch_data_samples, predictions)):
-            sample.expert_weights = InstanceData(
-                **{name: mean[b] for name, mean in means.items()})
-            for name, levels in grids.items():
-                prediction.set_field(
-                    weights_at(prediction, [g[b] for g in levels],
-                               sample.metainfo, rescale),
-                    f'{name}_expert_weights')
-        # A pipeline that loads no annotations gives instances without any.
-        annotated = [s for s in batch_data_samples
-                     if 'labels' in s.get('gt_instances', ())]
-        if annotated and assigns_levels(self):
-            objects = [sample.gt_instances for sample in annotated]
-            levels = assigned_levels(self, [level.shape[-2:] for level in x],
-                                     objects, [s.metainfo for s in annotated])
-            for instances, level_ids in zip(objects, levels):
-                instances.level_ids = level_ids
-        return predictions
-
-    def _predict_by_feat_single(self, *args, **kwargs) -> InstanceData:
-        return predict_with_levels(self, super()._predict_by_feat_single,
-                                   *args, **kwargs)
 
 
 def _after_convolution(module: ConvModule, x: Tensor) -> Tensor:

@@ -4,15 +4,14 @@ from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
 
 from mmdet_moe.layers.checks import check_subset
-from mmdet_moe.layers.moe import check_moe
-from mmdet_moe.models.moe_conv import MoEConv
+from mmdet_moe.models.mixtures import Mixture
 
 
 @MODELS.register_module()
 class MoEFPN(FPN):
     """FPN whose output or lateral convolutions are mixtures of convolutions.
 
-    Each of these convolutions becomes a :class:`MoEConv` with a gate and
+    Each of these convolutions becomes a mixture with a gate and
     experts of its own (ConvMoE of Pavlitska et al. 2022, section III-A); it
     decides once per image.
 
@@ -40,7 +39,6 @@ class MoEFPN(FPN):
                  moe_in: Union[str, Sequence[str]] = ('output', ),
                  **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        moe = check_moe(moe)
         for part in check_subset('moe_in', moe_in, self.parts):
             for module in getattr(self, self.parts[part]):
-                module.conv = MoEConv.like(module.conv, moe)
+                module.conv = Mixture(module.conv, moe, whole_pyramid=True)

@@ -1,0 +1,135 @@
+"""Objects and detections of a picture as arrays, and where they belong.
+
+Boxes are x1, y1, x2, y2 in pixels of the original picture. Data samples may be
+MMDetection's, or the dicts that evaluators are given.
+"""
+from dataclasses import dataclass
+from typing import Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmdet.structures.bbox import get_box_tensor
+from pycocotools.coco import COCO
+
+from mmdet_moe.layers import Decision
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Objects, or detections, of one picture: n of them.
+
+    Attributes:
+        boxes: (n, 4).
+        labels: (n,) class.
+        areas: (n,) in pixels; annotated, or of the box.
+        scores: (n,) of a detection; 1 for an object.
+        levels: (n,) pyramid level, -1 if it has none.
+        items: (n,) number of the region or query, -1 if it has none.
+    """
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    scores: np.ndarray
+    levels: np.ndarray
+    items: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, rows) -> 'Boxes':
+        return Boxes(*(getattr(self, name)[rows]
+                       for name in self.__dataclass_fields__))
+
+    def under(self, decision: Decision) -> np.ndarray:
+        """(n,) which sample of a layer's decision each is under, or -1."""
+        return decision.find(
+            torch.from_numpy(self.boxes), torch.from_numpy(self.levels),
+            torch.from_numpy(self.items)).numpy()
+
+
+def annotated(coco: COCO, cat_ids: Sequence[int],
+              img_id: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The annotated objects that CocoDataset has for a picture.
+
+    Args:
+        coco: The annotations.
+        cat_ids: COCO's category of each label.
+        img_id: Of the picture.
+
+    Returns:
+        Boxes (n, 4), labels (n,), areas in pixels (n,).
+    """
+    label = {c: n for n, c in enumerate(cat_ids)}
+    image = coco.imgs[img_id]
+    rows = []
+    for a in coco.imgToAnns[img_id]:
+        x, y, w, h = a['bbox']
+        inside = (min(x + w, image['width']) > max(x, 0)
+                  and min(y + h, image['height']) > max(y, 0))
+        if (a['category_id'] in label and inside and a['area'] > 0
+                and min(w, h) >= 1 and not a.get('iscrowd')
+                and not a.get('ignore')):
+            rows.append(
+                (x, y, x + w, y + h, label[a['category_id']], a['area']))
+    table = np.array(rows, dtype=float).reshape(-1, 6)
+    return table[:, :4], table[:, 4].astype(int), table[:, 5]
+
+
+def objects_of(sample, coco: COCO, cat_ids: Sequence[int]) -> Boxes:
+    """The annotated objects of a data sample that a detector returned.
+
+    Their areas are those of the annotation file, their levels and items what
+    the detector says of the objects that the pipeline has loaded.
+
+    Raises:
+        ValueError: The pipeline has loaded none, or others than are in the
+            file.
+    """
+    img_id = sample.get('img_id')
+    boxes, labels, areas = annotated(coco, cat_ids, img_id)
+    loaded = sample.get('gt_instances')
+    if loaded is None or loaded.get('labels') is None:
+        raise ValueError(
+            'no objects came with the pictures; the test pipeline needs '
+            "dict(type='LoadAnnotations', with_bbox=True) after Resize")
+    found = _array(get_box_tensor(loaded.get('bboxes'))).reshape(-1, 4)
+    names = [coco.cats[c]['name'] for c in cat_ids]
+    for i in range(max(len(found), len(boxes))):
+        if i < len(found) and i < len(boxes) and (
+                np.abs(found[i] - boxes[i]).max() <= 1
+                and int(loaded.get('labels')[i]) == labels[i]):
+            continue
+        kind, box, where = (
+            (names[int(loaded.get('labels')[i])], found[i], coco.source)
+            if i < len(found) else (names[labels[i]], boxes[i],
+                                    'what the dataloader loads'))
+        raise ValueError(
+            f'image {img_id} has a {kind} at {box.tolist()} that is not in '
+            f'{where}. The evaluator and the dataloader must use the same '
+            'file, and LoadAnnotations must come after Resize.')
+    origins = sample.get('gt_origins')
+    return Boxes(boxes, labels, areas, np.ones(len(boxes)),
+                 _whole(origins, 'level_ids', len(boxes)),
+                 _whole(origins, 'item_ids', len(boxes)))
+
+
+def detections_of(sample) -> Boxes:
+    """The detections of a data sample."""
+    found = sample.get('pred_instances')
+    boxes = _array(get_box_tensor(found.get('bboxes'))).astype(float)
+    return Boxes(boxes, _array(found.get('labels')),
+                 np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+                 _array(found.get('scores')).astype(float),
+                 _whole(found, 'level_ids', len(boxes)),
+                 _whole(found, 'item_ids', len(boxes)))
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _whole(instances, key: str, n: int) -> np.ndarray:
+    """(n,) int64 field of instances; -1 where there is none."""
+    values: Optional[torch.Tensor] = None if instances is None else (
+        instances.get(key))
+    return np.full(n, -1) if values is None else _array(values)

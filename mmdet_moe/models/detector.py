@@ -1,0 +1,85 @@
+"""Any detector with experts, from its stock config."""
+import copy
+from functools import wraps
+from typing import Sequence
+
+from mmdet.registry import MODELS
+from mmengine.logging import print_log
+from torch import nn
+
+from mmdet_moe.layers import moe_layers
+from mmdet_moe.layers.checks import fail
+
+from .replacement import replace_modules, replacement_table
+from .reporting import report_decisions
+
+
+@MODELS.register_module(name='MoEDetector')
+def build_moe_detector(*,
+                       detector: str = '',
+                       experts: Sequence[dict] = (),
+                       **model) -> nn.Module:
+    """Build a detector of MMDetection with experts in it.
+
+    The result is an instance of the detector's own class, so everything that
+    works with it still does. It reports who decided about its detections, see
+    :class:`.DecisionReporter`.
+
+    Args:
+        detector: Type of the detector, such as ``'FasterRCNN'``.
+        experts: Which modules become mixtures of experts, as
+            :func:`.replace_modules` takes it. May be empty where the config
+            has MoE layers elsewhere, as in a ``conv_cfg``.
+        model: The arguments of that detector.
+
+    Raises:
+        ValueError: There is no such detector, it would have no experts, or
+            see :func:`.replace_modules`.
+
+    Example, over a stock config:
+        >>> model = dict(
+        ...     type='MoEDetector', detector='FasterRCNN', experts=[
+        ...         dict(at='roi_head.bbox_head.shared_fcs.1', num_experts=4)])
+    """
+    if not isinstance(detector, str) or not detector:
+        fail('model.detector', detector,
+             "the type that the stock config has, such as 'FasterRCNN'")
+    built = MODELS.build(dict(model, type=detector))
+    done = replace_modules(built, experts)
+    if not moe_layers(built):
+        fail('model.experts', list(experts),
+             'at least one, as no other part of the model has experts')
+    if done:
+        print_log(replacement_table(done), 'current')
+    _keep_gates(built)
+    report_decisions(built)
+    return built
+
+
+def _keep_gates(detector: nn.Module) -> None:
+    """Keep the gates out of the initialisation of what they are part of.
+
+    A detector may draw all parameters of a decoder anew, and a gate's have
+    their own scale. A gate that is loaded from a checkpoint is left as it is.
+    """
+    initialise = detector.init_weights
+
+    @wraps(initialise)
+    def init_weights():
+        gates = [layer.gate for layer in moe_layers(detector).values()]
+        drawn = [copy.deepcopy(gate.state_dict()) for gate in gates]
+        loaded, handles = set(), []
+        for i, gate in enumerate(gates):
+            handles.append(
+                gate._register_load_state_dict_pre_hook(
+                    lambda state, prefix, *_, i=i: loaded.update(
+                        {i} if any(k.startswith(prefix) for k in state) else
+                        ())))
+        initialise()
+        for handle in handles:
+            handle.remove()
+        for i, gate in enumerate(gates):
+            if i not in loaded:
+                gate.load_state_dict(drawn[i])
+
+    detector.init_weights = init_weights

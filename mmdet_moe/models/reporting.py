@@ -1,0 +1,217 @@
+"""Who decided about which detection: attached to what a detector returns."""
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import torch
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmdet_moe.layers import Decision, join, traced
+from mmdet_moe.names import weights_field
+
+from .provenance import Origin, matching_detections, provenance_of, take
+
+
+def report_decisions(detector: nn.Module) -> None:
+    """Have a detector report who decided, from now on; once is enough."""
+    if not hasattr(detector, 'decision_reporter'):
+        detector.decision_reporter = DecisionReporter(detector)
+
+
+class DecisionReporter:
+    """Watches the predictions of a detector, and says who decided.
+
+    It acts in ``forward(mode='predict')``, so in MMDetection's tools,
+    ``inference_detector`` and ``DetInferencer`` alike. The detections stay
+    what they are. Each data sample gets
+
+    - ``decisions``: by the name of a MoE layer its :class:`.Decision` about
+      this picture, on the CPU;
+    - ``undecided``: by the name of a layer that has none, why;
+    - in ``pred_instances`` ``level_ids`` and ``item_ids`` (n,), where the
+      detector has levels, or regions or queries, and for each layer
+      ``{layer}.expert_weights`` (n, E), NaN for a detection that the layer
+      did not take part in;
+    - where objects are annotated, ``gt_origins`` with their ``level_ids`` and
+      ``item_ids``, and as metainfo ``levels_by`` and ``items_by``:
+      ``'assigner'`` for the rule of the training, ``'detection'`` for what
+      the detection has that matches the object.
+
+    Args:
+        detector: A detector of MMDetection.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        self.provenance = provenance_of(detector)
+        self._stack = ExitStack()
+        self._decisions: Dict[str, List[Decision]] = {}
+        detector.register_forward_pre_hook(self._before, with_kwargs=True)
+        detector.register_forward_hook(
+            self._after, with_kwargs=True, always_call=True)
+
+    def _before(self, detector: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._stack.close()
+        if _mode(args, kwargs) == 'predict':
+            self._decisions = self._stack.enter_context(traced(detector))
+            if self.provenance is not None:
+                self._stack.enter_context(self.provenance.watch())
+
+    def _after(self, detector: nn.Module, args: tuple, kwargs: dict,
+               output) -> None:
+        self._stack.close()
+        decisions, self._decisions = self._decisions, {}
+        if decisions and output is not None:
+            with torch.no_grad():
+                self._report(output, decisions)
+
+    def _report(self, samples: Sequence,
+                calls: Dict[str, List[Decision]]) -> None:
+        whole, undecided = {}, {}
+        for name, decisions in calls.items():
+            try:
+                whole[name] = self._whole(name, decisions, len(samples))
+            except _Unknown as reason:
+                undecided[name] = str(reason)
+        origins = [self._origin(b, s) for b, s in enumerate(samples)]
+        objects = self._objects(samples, origins)
+        for b, (sample, origin) in enumerate(zip(samples, origins)):
+            extent = _extent(sample.metainfo)
+            sample.decisions = {
+                name: decision.part(*parts[b], extent=extent)
+                for name, (decision, parts) in whole.items()
+            }
+            sample.undecided = undecided
+            found = sample.pred_instances
+            if self.provenance is not None:
+                if self.provenance.num_levels:
+                    found.level_ids = origin.levels
+                if self.provenance.item_counts():
+                    found.item_ids = origin.items
+            for name, decision in sample.decisions.items():
+                weights = decision.at(found.bboxes, origin.levels,
+                                      origin.items)
+                found.set_field(
+                    weights.to(found.bboxes.device), weights_field(name))
+            if objects[b] is not None:
+                sample.gt_origins = objects[b]
+
+    def _whole(self, name: str, calls: List[Decision],
+               pictures: int) -> Tuple[Decision, List[Tuple[int, int]]]:
+        """One decision of a layer about the batch, and what entries of it
+        are about which picture.
+
+        Raises:
+            _Unknown: It cannot be told.
+        """
+        if not calls:
+            raise _Unknown('it is not used in prediction')
+        # The last of the layers of a decoder that share it makes the result.
+        decision = (calls[-1] if calls[0].scope.rows else join(calls)).cpu()
+        source = self.provenance
+        if source is not None and name.startswith(tuple(source.prefixes)):
+            for counts in source.item_counts():
+                if sum(counts) == decision.entries:
+                    return replace(decision, about='items'), _parts(counts)
+            raise _Unknown(f'it decides about {decision.entries} things that '
+                           'are neither the regions nor the detections')
+        if decision.entries != pictures:
+            raise _Unknown(f'it decides about {decision.entries} things where '
+                           f'there are {pictures} pictures')
+        return (_with_levels(name, decision, source),
+                _parts([1] * pictures))
+
+    def _origin(self, picture: int, sample) -> Origin:
+        found = sample.pred_instances
+        if self.provenance is None:
+            return Origin.unknown(len(found), found.labels.device)
+        return self.provenance.detections(picture, found, sample.metainfo)
+
+    def _objects(self, samples: Sequence, origins: Sequence[Origin]
+                 ) -> List[Optional[InstanceData]]:
+        """Where the annotated objects of pictures belong; None for a picture
+        that has no annotation."""
+        # A pipeline that loads no annotations gives instances without any.
+        annotated = ['labels' in s.get('gt_instances', ()) for s in samples]
+        source = self.provenance
+        if not any(annotated) or source is None:
+            return [None] * len(samples)
+        objects = [
+            s.gt_instances if there else _no_objects(s)
+            for s, there in zip(samples, annotated)
+        ]
+        assigned = source.objects(objects, [s.metainfo for s in samples])
+        result = []
+        for b, (sample, one) in enumerate(zip(samples, objects)):
+            if not annotated[b]:
+                result.append(None)
+                continue
+            match = matching_detections(one, sample.pred_instances)
+            result.append(
+                InstanceData(
+                    level_ids=take(origins[b].levels, match)
+                    if assigned is None else assigned[b].levels,
+                    item_ids=take(origins[b].items, match),
+                    metainfo=dict(
+                        levels_by='detection'
+                        if assigned is None else 'assigner',
+                        items_by='detection')))
+        return result
+
+
+class _Unknown(Exception):
+    """Why nothing can be said about the decisions of a layer."""
+
+
+def _mode(args: tuple, kwargs: dict) -> str:
+    """Of ``forward(inputs, data_samples=None, mode='tensor')``."""
+    return kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
+
+
+def _parts(counts: Sequence[int]) -> List[Tuple[int, int]]:
+    """First entry of each picture, and the one after its last."""
+    ends = torch.tensor([0, *counts]).cumsum(0).tolist()
+    return list(zip(ends, ends[1:]))
+
+
+def _with_levels(name: str, decision: Decision, source) -> Decision:
+    """With the pyramid level that each map is about.
+
+    A part of the head sees the maps of the head's levels, and maybe not all
+    of them. A single map elsewhere, as in a backbone, is about everything.
+
+    Raises:
+        _Unknown: There are several maps that are not those of the levels.
+    """
+    maps = [shape for shape in decision.shapes if len(shape) == 3]
+    levels = 0 if source is None else source.num_levels
+    if len(maps) < len(decision.shapes):
+        return decision
+    if len(maps) == 1 and (levels < 2 or 'head' not in name.split('.')[0]):
+        return decision
+    free = list(enumerate([] if source is None else source.level_sizes))
+    found = []
+    for shape in maps:
+        match = next((i for i, size in free if tuple(size) == shape[1:]), None)
+        if match is None:
+            raise _Unknown(f'it sees maps of {maps[0][1:]} and so on, and the '
+                           f'detections come from {levels} levels of other '
+                           'sizes')
+        free = [(i, size) for i, size in free if i != match]
+        found.append(match)
+    return replace(decision, levels=tuple(found))
+
+
+def _extent(meta: dict) -> Tuple[float, float]:
+    """Height and width of what the maps cover, in the original picture's
+    pixels."""
+    height, width = meta.get('batch_input_shape', meta['img_shape'][:2])
+    x, y = meta.get('scale_factor', (1.0, 1.0))[:2]
+    return height / y, width / x
+
+
+def _no_objects(sample) -> InstanceData:
+    labels = sample.pred_instances.labels
+    return InstanceData(
+        bboxes=labels.new_zeros((0, 4), dtype=torch.float),
+        labels=labels.new_zeros(0))
