@@ -1,0 +1,2 @@
+"""A conftest puts its folder on the path: tests in folders below import the
+helpers that lie here."""
