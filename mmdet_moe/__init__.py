@@ -4,9 +4,10 @@
 in a config registers everything. Without MMDetection only the torch part,
 :mod:`mmdet_moe.layers`, can be used.
 """
+import sys
 import warnings
 
-from .requirements import missing_openmmlab
+from .requirements import Refusal, missing_openmmlab
 from .version import __version__
 
 __all__ = ['__version__']
@@ -17,10 +18,11 @@ if _missing is None:
     from . import evaluation, hooks, models, visualization  # noqa: F401
 else:
     warnings.warn(f'{_missing} Only mmdet_moe.layers can be used.')
+    _refusal = Refusal(__name__, _missing)
+    sys.meta_path.insert(0, _refusal)
 
 
 def __getattr__(name: str):
-    if _missing is not None and name in ('evaluation', 'hooks', 'models',
-                                           'visualization'):
-        raise ImportError(_missing)
+    if _missing is not None:
+        _refusal.find_spec(f'{__name__}.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

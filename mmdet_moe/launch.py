@@ -6,16 +6,18 @@ import sys
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .datasets.checks import check_coco_dataset, type_name
 from .files import DataError
 from .layers.checks import ConfigError
+from .models import UpcycleInit
 
 
 def add_arguments(parser: argparse.ArgumentParser,
@@ -84,13 +86,18 @@ def load_config(path: str,
 def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
     """The runner of a config, after a check of its data and channels.
 
+    A training that is to be resumed goes on from what
+    :func:`choose_checkpoint` finds. Its model, if it is upcycled, does not
+    need the dense checkpoint any more.
+
     Args:
         cfg: The config.
         loaders: The data loaders that will be used, out of ``train``,
             ``val``, ``test``.
 
     Raises:
-        DataError: See :func:`.check_coco_dataset`.
+        DataError: See :func:`.check_coco_dataset` and
+            :func:`choose_checkpoint`.
         ValueError: The neck's and the head's channels differ, or whatever
             the model's parts find wrong in their arguments.
     """
@@ -112,7 +119,47 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
                         f'{name}_dataloader')
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    if 'train' not in loaders or not cfg.get('resume'):
+        return Runner.from_cfg(cfg)
+    how = choose_checkpoint(cfg)
+    runner = Runner.from_cfg(cfg)
+    if how is not None:
+        print_log(how, 'current')
+        for dense in UpcycleInit.leave_out(runner.model):
+            print_log(f'not upcycled from {dense}, as the training is resumed',
+                      'current')
+    return runner
+
+
+def choose_checkpoint(cfg: Config) -> Optional[str]:
+    """Set ``cfg.load_from`` to the checkpoint that a training is resumed from.
+
+    If none is set, it is the one that ``last_checkpoint`` in the work folder
+    names. If that is missing or was cut off, it is the newest whole one.
+
+    Returns:
+        A line for the log that says what was chosen; None if there is no
+        checkpoint, so that the training begins.
+
+    Raises:
+        DataError: There are checkpoints, but none is whole.
+    """
+    if cfg.get('load_from') is not None:
+        _check_file(cfg.load_from)
+        return f'resuming from {cfg.load_from}'
+    broken = []
+    for path in _checkpoints(cfg):
+        if '://' in path or _is_whole(path):
+            cfg.load_from = path
+            why = ''.join(f'; {reason}' for reason in broken)
+            return f'resuming from {path}, the newest whole checkpoint{why}'
+        broken.append(f'{path} is ' +
+                      ('not whole' if os.path.exists(path) else 'missing'))
+    if broken:
+        raise DataError('there is no checkpoint to resume from: ' +
+                        ', '.join(broken) + '. To begin anew, remove '
+                        f'{cfg.work_dir} or leave out --resume')
+    return None
 
 
 @contextmanager
@@ -140,15 +187,64 @@ def clear_errors() -> Iterator[None]:
 def _check_file(path: str) -> None:
     if '://' in path:
         return
+    path = os.path.expanduser(path)  # as MMEngine does
     if not os.path.isfile(path):
         raise DataError(f'the checkpoint {path} does not exist')
     # torch writes zip archives; a file that was cut off is no zip any more.
     if not zipfile.is_zipfile(path):
         try:
-            torch.load(path, map_location='cpu', weights_only=False)
+            # Only weights: anything else may be code, which would be run.
+            torch.load(path, map_location='cpu', weights_only=True)
         except Exception:
-            raise DataError(f'{path} is not a checkpoint, or is not '
-                            'complete') from None
+            raise DataError(
+                f'{path} is not a checkpoint, or is not complete, or is one '
+                'of torch before 1.6 that holds more than tensors, numbers '
+                'and texts: to read that could run code') from None
+
+
+def _checkpoints(cfg: Config) -> List[str]:
+    """Paths of the checkpoints of the work folder, the newest first.
+
+    The first is the one that ``last_checkpoint`` names, as MMEngine would
+    take it; it may be missing, or in another folder. The others follow by
+    the time when they were written.
+    """
+    note = Path(cfg.work_dir, 'last_checkpoint')
+    last = note.read_text().strip() if note.is_file() else ''
+    if '://' in last:
+        return [last]
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    # Not the best ones: they hold no state of the optimizer.
+    template = hook.get('filename_tmpl')
+    templates = [template] if template else ['epoch_{}.pth', 'iter_{}.pth']
+    pattern = '|'.join(
+        re.escape(t).replace(r'\{\}', r'\d+') for t in templates)
+    # CheckpointHook.out_dir is elsewhere, and the last one lies there.
+    folders = [Path(cfg.work_dir)] + ([Path(last).parent] if last else [])
+    found = {
+        path.resolve(): path
+        for folder in folders if folder.is_dir()
+        for path in folder.iterdir() if re.fullmatch(pattern, path.name)
+    }
+    found.pop(Path(last).resolve(), None)
+
+    def age(path: Path) -> tuple:
+        # The same name: the folder was moved. Written at once: 10 is after 9.
+        return (path.name == Path(last).name, path.stat().st_mtime,
+                len(path.name), path.name)
+
+    return ([last] if last else []) + [
+        str(path) for path in sorted(found.values(), key=age, reverse=True)
+    ]
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a file is a zip archive, as torch writes it, to its end."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # depends on where it was cut off
+        return False
 
 
 def _metrics(cfg: Config, key: str) -> list:

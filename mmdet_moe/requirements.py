@@ -4,6 +4,7 @@ OpenMMLab's own releases and the maintained onedl forks are distributed under
 different names but imported under the same, so neither can be a hard
 requirement of the package: what counts is what can be imported.
 """
+from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from typing import Optional
 
@@ -14,6 +15,10 @@ mmdet_moe needs MMDetection: {what} cannot be imported. Install it with
     pip install --no-build-isolation onedl-mmcv==2.3.6
     pip install onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1
 (or OpenMMLab's own mmengine, mmcv and mmdet 3.x)."""
+
+# Modules of this package that import MMDetection, or are of no use without.
+_NEED_OPENMMLAB = ('analysis', 'datasets.checks', 'evaluation', 'hooks',
+                   'launch', 'models', 'upcycle', 'visualization')
 
 
 def missing_openmmlab() -> Optional[str]:
@@ -30,3 +35,24 @@ def missing_openmmlab() -> Optional[str]:
         if not found:
             return _INSTALL.format(what=name)
     return None
+
+
+class Refusal(MetaPathFinder):
+    """Import finder for an environment without MMDetection.
+
+    It finds nothing. Where a module of the package that needs MMDetection is
+    to be imported, it raises ``ImportError`` with a message that helps,
+    instead of that of the first import which fails inside the module.
+
+    Args:
+        package: Name of the package.
+        message: Of the error.
+    """
+
+    def __init__(self, package: str, message: str) -> None:
+        self._refused = {f'{package}.{name}' for name in _NEED_OPENMMLAB}
+        self._message = message
+
+    def find_spec(self, fullname: str, path=None, target=None) -> None:
+        if fullname in self._refused:
+            raise ImportError(self._message, name=fullname)

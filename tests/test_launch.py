@@ -1,6 +1,15 @@
-import pytest
+import os
+import re
+from pathlib import Path
 
-from mmdet_moe.launch import build_runner
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdet_moe import launch
+from mmdet_moe.files import DataError
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
 
 
 def test_channels_that_do_not_match(load_config):
@@ -9,4 +18,38 @@ def test_channels_that_do_not_match(load_config):
     with pytest.raises(
             ValueError,
             match='model.bbox_head.in_channels=128: allowed is 64'):
-        build_runner(cfg, ())
+        launch.build_runner(cfg, ())
+
+
+class Code:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder, )
+
+
+def test_a_checkpoint_of_before_torch_1_6_is_not_run(tmp_path):
+    config = str(CONFIGS / 'retinanet_moe_fpn_shapes.py')
+    checkpoint = tmp_path / 'old.pth'
+    content = dict(state_dict={'weight': torch.ones(3)},
+                   meta=dict(epoch=12, CLASSES=('disc', )))
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=False)
+    cfg = launch.load_config(config, checkpoint=str(checkpoint))
+    assert cfg.load_from == str(checkpoint)
+
+    content['meta']['code'] = Code(tmp_path / 'was_run')
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=False)
+    with pytest.raises(DataError, match='old.pth is not .* could run code'):
+        launch.load_config(config, checkpoint=str(checkpoint))
+    assert not (tmp_path / 'was_run').exists()
+
+
+def test_an_interrupted_save_leaves_a_checkpoint():
+    """MMEngine removes the oldest one before the new one is written."""
+    cfg = Config.fromfile(CONFIGS / 'retinanet_moe_fpn_shapes.py')
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2
+    for path in CONFIGS.rglob('*.py'):  # to load all of them takes a minute
+        assert not re.search(r'max_keep_ckpts\W+1\b', path.read_text()), path

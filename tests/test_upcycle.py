@@ -7,7 +7,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmdet_moe.layers import moe_layers
-from mmdet_moe.models.upcycling import UpcyclingError, dense_twin
+from mmdet_moe.models.upcycling import (
+    UpcycleInit,
+    UpcyclingError,
+    dense_twin,
+)
 from mmdet_moe.upcycle import upcycle_detector
 
 
@@ -78,6 +82,19 @@ def test_through_the_config(load_config, dense):
             state['bbox_head.cls_convs.0.conv.weight'])
     assert torch.equal(detector.backbone.conv1.weight,
                        state['backbone.conv1.weight'])
+
+
+def test_left_out_where_a_checkpoint_is_loaded_anyway(load_config):
+    cfg = moe_config(load_config)
+    cfg.model.init_cfg = [dict(type='Upcycle', checkpoint='gone.pth')]
+    cfg.model.backbone.init_cfg = dict(
+        type='Pretrained', checkpoint='gone_too.pth')
+    detector = MODELS.build(cfg.model)
+    assert UpcycleInit.leave_out(detector) == ['gone.pth']
+    before = detector.backbone.conv1.weight.clone()
+    detector.init_weights()
+    assert torch.equal(before, detector.backbone.conv1.weight)
+    assert UpcycleInit.leave_out(detector) == []
 
 
 @pytest.mark.parametrize('change, named', [

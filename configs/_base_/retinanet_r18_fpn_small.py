@@ -40,8 +40,9 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 
+# Two checkpoints: MMEngine removes an old one before the new one is whole.
 default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
+    logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=2))
 log_processor = dict(window_size=20)
 vis_backends = [
     dict(type='LocalVisBackend'),

@@ -15,15 +15,17 @@ class FreezeHook(Hook):
     """Trains the MoE layers only, as the paper does with a trained detector.
 
     Everything else gets no gradients, and its BatchNorm uses the statistics
-    that it has. What is frozen is printed.
+    that it has. What was frozen before, as by ``frozen_stages`` of the
+    backbone, stays frozen. What is frozen is printed.
 
     Args:
         trainable: Names of further parameters that are trained, or patterns
             such as ``'neck.*'``.
 
     Raises:
-        ValueError: Before training, if the model has no MoE layer or a
-            pattern matches no parameter.
+        ValueError: Before training, if the model has no MoE layer, nothing
+            is left to train, or a pattern matches no parameter that can be
+            trained.
     """
     priority = 'VERY_HIGH'  # before the MoEHook looks at what is frozen
 
@@ -35,22 +37,16 @@ class FreezeHook(Hook):
     def before_train(self, runner) -> None:
         wrapped = is_model_wrapper(runner.model)
         model = runner.model.module if wrapped else runner.model
-        layers = moe_layers(model)
-        if not layers:
-            raise ConfigError('custom_hooks: FreezeHook found no MoE layer in '
-                              'the model, so nothing would be trained')
-        names = [name for name, _ in model.named_parameters()]
-        for pattern in self.trainable:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                fail('FreezeHook.trainable', pattern,
-                     'a pattern that matches a parameter, as '
-                     f"'{names[0]}' or '{names[0].split('.')[0]}.*'")
+        self._check_patterns(model)
+        layers = _layers_to_train(model, self.trainable)
+
         def trained(name: str) -> bool:
             return any(name.startswith(f'{layer}.') for layer in layers) or any(
                 fnmatchcase(name, p) for p in self.trainable)
 
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(trained(name))
+            if not trained(name):
+                parameter.requires_grad_(False)
         # By the name of a statistic: not every norm has parameters.
         self._norms = [
             m for name, m in model.named_modules()
@@ -62,6 +58,25 @@ class FreezeHook(Hook):
             # DistributedDataParallel has made its list of gradients before.
             runner.model = runner.wrap_model(
                 runner.cfg.get('model_wrapper_cfg'), model)
+            if runner.cfg.get('compile'):
+                # The runner has compiled the wrapper that was there before;
+                # it has no public method for this.
+                runner._maybe_compile('train_step')
+
+    def _check_patterns(self, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters())
+        first = next(iter(parameters), '')
+        for pattern in self.trainable:
+            matched = [n for n in parameters if fnmatchcase(n, pattern)]
+            if not matched:
+                fail('FreezeHook.trainable', pattern,
+                     f"a pattern that matches a parameter, as '{first}' or "
+                     f"'{first.split('.')[0]}.*'")
+            if not any(parameters[name].requires_grad for name in matched):
+                fail('FreezeHook.trainable', pattern,
+                     'a pattern that matches a parameter that is not frozen '
+                     f"already, as '{matched[0]}' is, for example by "
+                     'frozen_stages of the backbone')
 
     def before_train_iter(self,
                           runner,
@@ -69,6 +84,24 @@ class FreezeHook(Hook):
                           data_batch: Optional[Sequence] = None) -> None:
         for norm in self._norms:  # the loop has called model.train()
             norm.eval()
+
+
+def _layers_to_train(model: nn.Module, trainable: Sequence[str]) -> List[str]:
+    """Names of the MoE layers that are not frozen already."""
+    layers = moe_layers(model)
+    if not layers:
+        raise ConfigError('custom_hooks: FreezeHook found no MoE layer in '
+                          'the model, so nothing would be trained')
+    found = [
+        name for name, layer in layers.items()
+        if any(p.requires_grad for p in layer.parameters())
+    ]
+    if not found and not trainable:
+        raise ConfigError(
+            'custom_hooks: FreezeHook leaves nothing to train: all MoE layers '
+            f'({", ".join(layers)}) are frozen already; lower frozen_stages '
+            'of the backbone, or name something in FreezeHook.trainable')
+    return found
 
 
 def frozen_parts(model: nn.Module) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_choice, check_keywords, check_number, fail
-from .distributed import world_size
+from .distributed import distributed
 from .memory_format import memory_order
 from .merging import MERGE_ABOVE, MergedConvolution, merging_pays
 from .plan import Plan, make_plans
@@ -62,7 +62,7 @@ def sparse_dispatch(
         merge(x, w[:, merged]) if p else _mix(x, w, plan, experts)
         for x, w, plan, p in zip(pieces, weights, plans, pays)
     ]
-    if world_size() > 1 and torch.is_grad_enabled():
+    if distributed() and torch.is_grad_enabled():
         busy = {e for plan in plans for e in plan.rows}
         idle = [x for e, x in enumerate(experts) if e not in busy]
         outputs[0] = _Tie.apply(

@@ -3,11 +3,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def distributed() -> bool:
+    """Whether this process is one of a group, of one or more."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def world_size() -> int:
     """Number of ranks, 1 in a single process."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size()
-    return 1
+    return dist.get_world_size() if distributed() else 1
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:

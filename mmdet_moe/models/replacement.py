@@ -96,7 +96,7 @@ def _choose(model: nn.Module, experts: Sequence[Mapping]) -> Dict[int, tuple]:
         patterns = options['at']
         patterns = (patterns, ) if isinstance(patterns, str) else patterns
         for pattern in patterns:
-            found = [name for name in modules if name and matches(name, pattern)]
+            found = [n for n in modules if n and matches(n, pattern)]
             if not found:
                 fail(f'experts[{i}].at', pattern,
                      'the name of a module, or a pattern that matches one; '

@@ -1,5 +1,5 @@
 """Upcycling of whole detectors: from a dense checkpoint to a MoE detector."""
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
@@ -23,7 +23,8 @@ class UpcycleInit:
 
     As ``init_cfg`` of the detector: ``model = dict(init_cfg=dict(
     type='Upcycle', checkpoint='dense.pth', noise=0.01))``. The ``init_cfg`` of
-    its parts are not used then, and nothing else is loaded.
+    its parts are not used then, and nothing else is loaded. A training that
+    is resumed does without, see :meth:`leave_out`.
 
     Args:
         checkpoint: File, or address, of a checkpoint of the dense detector.
@@ -42,9 +43,38 @@ class UpcycleInit:
         report = load_dense(module, self.checkpoint)
         add_noise(module, self.noise)
         print_log(f'upcycled from {self.checkpoint}: {report}', 'current')
-        for child in module.children():
-            # Or they would be initialised once more, after this.
-            child.is_init = True
+        _initialised(module)
+
+    @classmethod
+    def leave_out(cls, model: nn.Module) -> List[str]:
+        """Let a model whose weights are loaded afterwards do without.
+
+        The dense checkpoint is not needed then. As with it, the parts of the
+        model are not initialised on their own.
+
+        Args:
+            model: The model as built, before its ``init_weights``.
+
+        Returns:
+            The dense checkpoints that are not loaded; none if the model is
+            not upcycled.
+        """
+        left_out = []
+        for module in model.modules():
+            given = getattr(module, 'init_cfg', None) or ()
+            given = [given] if isinstance(given, dict) else list(given)
+            upcycling = [c for c in given if c['type'] in (cls, 'Upcycle')]
+            if upcycling:
+                left_out += [c['checkpoint'] for c in upcycling]
+                module.init_cfg = [c for c in given if c not in upcycling]
+                _initialised(module)
+        return left_out
+
+
+def _initialised(module: nn.Module) -> None:
+    """Keep MMEngine from initialising the parts of a module as well."""
+    for child in module.children():
+        child.is_init = True
 
 
 def read_state(checkpoint: str) -> Tuple[Dict[str, Tensor], dict]:

@@ -70,14 +70,17 @@ def test_a_pretrained_backbone_goes_into_every_expert(tmp_path):
                                dense.layer4[0].conv1.weight)
 
 
-def test_frozen_stages_stay_frozen():
+@pytest.mark.parametrize('options', [
+    dict(), dict(moe_unit='stage', residual=True, norm_eval=False)])
+def test_frozen_stages_are_frozen_with_their_experts(options):
     backbone = MoEResNet(18, moe=dict(), moe_stages=(0, 3), frozen_stages=1,
-                         **SMALL)
-    backbone.train()
-    layers = moe_layers(backbone)
-    assert not layers['layer1.0'].training
-    assert not any(p.requires_grad for p in layers['layer1.0'].parameters())
-    assert layers['layer4.0'].training
+                         **options, **SMALL)
+    for _ in ('as built', 'in training'):
+        assert not any(m.training for m in backbone.layer1.modules())
+        assert not any(p.requires_grad for p in backbone.layer1.parameters())
+        assert all(p.requires_grad for p in backbone.layer4.parameters())
+        backbone.train()
+    assert all(m.training for m in moe_layers(backbone.layer4).values())
 
 
 @pytest.mark.parametrize('options, message', [

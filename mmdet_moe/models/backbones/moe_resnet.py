@@ -17,7 +17,8 @@ class MoEResNet(ResNet):
     2022, section III-A), or all blocks of a stage. The gate sees what the
     block or the stage takes, and decides once per image. A checkpoint of
     ResNet, as ``init_cfg=dict(type='Pretrained', ...)`` loads it, goes into
-    every expert.
+    every expert. Experts and gates of a stage that ``frozen_stages`` covers
+    are frozen with it.
 
     Args:
         moe: Keyword arguments of :class:`~mmdet_moe.layers.MoELayer`;
@@ -63,6 +64,8 @@ class MoEResNet(ResNet):
                 blocks = getattr(self, name)
                 for i, block in enumerate(blocks):
                     blocks[i] = mixture(block, moe, whole_pyramid=True)
+        # ResNet has frozen the blocks that were there before.
+        self._freeze_stages()
 
 
 class ResidualMixture(Mixture):
