@@ -1,0 +1,124 @@
+"""Which tokens of a transformer are real, and which only fill a batch up.
+
+Pictures of a batch differ in size and in their number of objects. Tensors of
+tokens (B, T, C) are filled up, and what fills must not count in the balance
+of the experts.
+"""
+from typing import Callable, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...layers.checks import fail
+
+
+def real_queries(counts: Sequence[int],
+                 num_groups: int,
+                 num_tokens: int,
+                 device: Optional[torch.device] = None) -> Tensor:
+    """Real tokens of a decoder with denoising queries.
+
+    DINO, https://arxiv.org/abs/2203.03605, section 3.3, trains its decoder
+    also on the annotated objects themselves, with noise. In MMDetection the
+    tokens are, in this order, ``num_groups`` times M positive and M negative
+    denoising queries, M being the largest number of objects in a picture, and
+    then the other queries. A picture with m objects uses the first m of each
+    M; the others are zeros.
+
+    Args:
+        counts: The B pictures' numbers of objects.
+        num_groups: Groups of denoising queries.
+        num_tokens: T, the number of all tokens of a picture.
+        device: Of the mask.
+
+    Returns:
+        (B, T) bool, True for a real token.
+    """
+    most = max(counts)
+    denoising = 2 * num_groups * most
+    if num_tokens < denoising:
+        fail('num_tokens', num_tokens,
+             f'at least {denoising}: {num_groups} groups, {most} objects')
+    place = torch.arange(num_tokens, device=device)
+    own = torch.tensor(counts, device=device)[:, None]
+    return (place >= denoising) | (place % max(most, 1) < own)
+
+
+def real_pixels(tokens: Tensor, key_padding_mask: Optional[Tensor]) -> Tensor:
+    """Real tokens of an encoder.
+
+    Args:
+        tokens: (B, T, C).
+        key_padding_mask: (B, T), as the encoder is called with it: True for
+            padding. None if there is no padding.
+
+    Returns:
+        (B, T) bool, True for a real token.
+    """
+    if key_padding_mask is None:
+        return tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+    return ~key_padding_mask.bool()
+
+
+class RealTokens:
+    """Says, around each run of encoder and decoder, which tokens are real.
+
+    It follows calls of the detector, so that a loss that is computed without
+    calling the detector itself is taken to have no denoising queries.
+
+    Args:
+        detector: A detector of MMDetection. One without encoder and decoder
+            is left alone.
+        enter: Called with the (B, T) mask, True for a real token, before the
+            encoder or decoder runs.
+        leave: Called afterwards, also after an exception.
+    """
+
+    def __init__(self, detector: nn.Module, enter: Callable[[Tensor], None],
+                 leave: Callable[[], None]) -> None:
+        self._enter, self._leave = enter, leave
+        self._generator = getattr(detector, 'dn_query_generator', None)
+        self._counts: Optional[Sequence[int]] = None
+        self._handles = []
+        if self._generator is not None:
+            self._around(detector, self._count, self._forget)
+        for name, before in (('encoder', self._before_encoder),
+                             ('decoder', self._before_decoder)):
+            module = getattr(detector, name, None)
+            if isinstance(module, nn.Module):
+                self._around(module, before, lambda *_: self._leave())
+
+    def remove(self) -> None:
+        """Stop, and leave nothing behind in the detector."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _around(self, module: nn.Module, before: Callable,
+                after: Callable) -> None:
+        self._handles += [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, always_call=True)
+        ]
+
+    def _count(self, detector: nn.Module, args: tuple, kwargs: dict) -> None:
+        samples = kwargs.get('data_samples', args[1] if args[1:] else None)
+        if detector.training and samples is not None:
+            self._counts = [len(s.gt_instances) for s in samples]
+
+    def _forget(self, *_) -> None:
+        self._counts = None
+
+    def _before_encoder(self, module: nn.Module, args: tuple,
+                        kwargs: dict) -> None:
+        tokens = kwargs['query'] if 'query' in kwargs else args[0]
+        self._enter(real_pixels(tokens, kwargs.get('key_padding_mask')))
+
+    def _before_decoder(self, module: nn.Module, args: tuple,
+                        kwargs: dict) -> None:
+        tokens = kwargs['query'] if 'query' in kwargs else args[0]
+        if self._counts is None:
+            return self._enter(real_pixels(tokens, None))
+        groups = self._generator.get_num_groups(max(self._counts))
+        self._enter(
+            real_queries(self._counts, groups, tokens.shape[1],
+                         tokens.device))

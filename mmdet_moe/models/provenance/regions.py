@@ -1,0 +1,169 @@
+"""Where the detections of a second stage come from: its regions."""
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from .base import Origin, Provenance
+from .wrapping import wrapped
+
+# Boxes are equal if no coordinate differs by more than this part of the
+# largest one: a few rounding errors of float32, a hundredth of a pixel.
+TOLERANCE = 1e-5
+
+
+class RegionProvenance(Provenance):
+    """Detectors whose second stage turns each region into boxes.
+
+    The items are the numbers of the regions in their picture. The levels are
+    those that the extractor of the last stage cuts the regions out of; an
+    extractor that sums over all levels has none. In a cascade the regions
+    keep their numbers from stage to stage, and levels are those of the
+    regions as the last stage gets them.
+
+    A detection whose box is not among those that the last box head predicts,
+    because something after the head changed it, has no known region (-1).
+    """
+    prefixes = ('roi_head.', )
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__(detector)
+        self._head = _last(detector.roi_head.bbox_head)
+        self._extractor = _last(detector.roi_head.bbox_roi_extractor)
+        inputs = self._extractor.num_inputs
+        has_rule = hasattr(self._extractor, 'map_roi_levels')
+        self.num_levels = inputs if has_rule or inputs == 1 else 0
+        # What the head was called with, for each picture, and what it found.
+        self._regions: List[Optional[Tuple[Tensor, Any, Any]]] = []
+        self._found: List[int] = []
+        self._dtype = torch.float32  # of the feature maps
+
+    @classmethod
+    def fits(cls, detector: nn.Module) -> bool:
+        """Whether a box head turns proposed regions into detections.
+
+        Sparse R-CNN is not meant: its regions are learned queries, and its
+        detections are not made by the box head.
+        """
+        roi_head = getattr(detector, 'roi_head', None)
+        rpn_head = getattr(detector, 'rpn_head', None)
+        head = _last(getattr(roi_head, 'bbox_head', None))
+        return (hasattr(head, 'predict_by_feat')
+                and hasattr(roi_head, 'bbox_roi_extractor')
+                and (rpn_head is None or hasattr(rpn_head, 'predict_by_feat')))
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        self._regions, self._found = [], []
+        with wrapped(self.detector, 'extract_feat', self._see_maps), \
+                wrapped(self._head, 'predict_by_feat', self._see_regions):
+            yield
+
+    def _see_maps(self, extract: Callable, *args,
+                  **kwargs) -> Sequence[Tensor]:
+        maps = extract(*args, **kwargs)
+        self.level_sizes = tuple(
+            tuple(m.shape[-2:]) for m in maps[:self.num_levels])
+        self._dtype = maps[0].dtype
+        # The head is not called if no picture has regions.
+        self._regions = [None] * len(maps[0])
+        self._found = [0] * len(maps[0])
+        return maps
+
+    def _see_regions(self, predict: Callable, rois: Sequence[Tensor],
+                     cls_scores: Sequence, bbox_preds: Sequence,
+                     *args, **kwargs) -> List[InstanceData]:
+        self._regions = list(zip(rois, cls_scores, bbox_preds))
+        found = predict(rois, cls_scores, bbox_preds, *args, **kwargs)
+        self._found = [len(results) for results in found]
+        return found
+
+    @torch.no_grad()
+    def detections(self, picture: int, found: InstanceData, meta: dict,
+                   rescaled: bool = True) -> Origin:
+        unknown = Origin.unknown(len(found.labels), found.labels.device)
+        if self._regions[picture] is None or not len(found.labels):
+            return unknown
+        rois, cls_score, bbox_pred = self._regions[picture]
+        # Without a test_cfg the head returns everything, before its NMS.
+        every = self._head.predict_by_feat(
+            (rois, ), (cls_score, ), (bbox_pred, ),
+            batch_img_metas=[meta],
+            rcnn_test_cfg=None,
+            rescale=rescaled)[0].to(found.labels.device)
+        if len(every.bboxes) != len(rois):
+            return unknown  # a head with several boxes of a class per region
+        items = match_regions(found.bboxes, found.labels.long(), every.bboxes,
+                              every.scores)
+        levels = self._levels(rois).to(items.device)[items]
+        return Origin(levels.where(items >= 0, unknown.levels), items)
+
+    def _levels(self, rois: Tensor) -> Tensor:
+        """The pyramid levels of regions (n, 5), as the extractor has it."""
+        if hasattr(self._extractor, 'map_roi_levels'):
+            # It computes in the precision of the maps: in float16 the area
+            # of a region of 256 x 256 is infinite.
+            return self._extractor.map_roi_levels(
+                rois.to(self._dtype), self.num_levels)
+        return rois.new_full((len(rois), ), self.num_levels - 1).long()
+
+    def objects(self, objects: Sequence[InstanceData],
+                metas: Sequence[dict]) -> List[Origin]:
+        """Objects on the levels of their boxes: training adds these boxes to
+        the regions. They have no item."""
+        return [self._object(o.bboxes, m) for o, m in zip(objects, metas)]
+
+    def _object(self, boxes: Tensor, meta: dict) -> Origin:
+        boxes = boxes * boxes.new_tensor(meta['scale_factor']).repeat(2)
+        unknown = Origin.unknown(len(boxes), boxes.device)
+        rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
+        return Origin(self._levels(rois), unknown.items)
+
+    def item_counts(self) -> List[List[int]]:
+        regions = [0 if r is None else len(r[0]) for r in self._regions]
+        if self.detector.roi_head.with_mask:
+            return [regions, list(self._found)]
+        return [regions]
+
+
+def match_regions(bboxes: Tensor, labels: Tensor, all_bboxes: Tensor,
+                  all_scores: Tensor) -> Tensor:
+    """Which regions NMS and top-k made into detections.
+
+    A detection has the box that its region has for the detection's class.
+    Regions can share a box, for example the whole picture: the k-th detection
+    with a box and a class is the region with the k-th highest score among
+    those that have it. Scores themselves are not compared: soft-NMS changes
+    them, but not their order among equal boxes.
+
+    Args:
+        bboxes: Boxes (n, 4) of the detections, best first.
+        labels: Their classes (n,).
+        all_bboxes: Boxes of the R regions, (R, 4) for all classes together or
+            (R, C * 4).
+        all_scores: Their scores (R, C) or, with the background, (R, C + 1).
+
+    Returns:
+        (n,) int64 number of the region, -1 if none has the box.
+    """
+    per_class = all_bboxes.view(len(all_bboxes), -1, 4)
+    if per_class.shape[1] > 1:
+        per_class = per_class[:, labels]
+    reach = TOLERANCE * (1 + bboxes.abs().amax(-1))  # (n,)
+    near = (per_class - bboxes).abs().amax(-1) <= reach  # (R, n)
+    order = all_scores[:, labels].masked_fill(~near, -1).argsort(
+        dim=0, descending=True, stable=True)
+
+    alike = (bboxes[:, None] - bboxes).abs().amax(-1) <= reach
+    alike &= labels[:, None] == labels
+    rank = alike.triu(1).sum(dim=0)  # (n,) how many of them are before
+    known = rank < near.sum(dim=0)
+    rank = rank.clamp(max=len(order) - 1)
+    return order.gather(0, rank[None])[0].masked_fill(~known, -1)
+
+
+def _last(stages: Any) -> Any:
+    """The last stage of a cascade, or the only one."""
+    return stages[-1] if isinstance(stages, nn.ModuleList) else stages
