@@ -8,12 +8,9 @@ from typing import Dict, List, Optional
 
 import numpy as np
 
-from mmdet_moe.evaluation.assignment_table import (
-    SIZES,
-    assignment_table,
-    usage,
-)
+from mmdet_moe.evaluation.assignment_table import assignment_table, usage
 from mmdet_moe.layers.checks import check_int, fail
+from mmdet_moe.sizes import SIZES
 
 from .average_precision import METRICS, AveragePrecision
 from .information import expert_tells, input_dependence, level_tells

@@ -5,11 +5,8 @@ import pytest
 import torch
 
 from mmdet_moe.evaluation import ExpertAssignmentMetric
-from mmdet_moe.evaluation.assignment_table import (
-    assignment_table,
-    size_of,
-    usage,
-)
+from mmdet_moe.evaluation.assignment_table import assignment_table, usage
+from mmdet_moe.sizes import size_of
 
 
 def test_sizes_are_coco_s():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from twins import assert_same, decided, results
+from twins import assert_same, decided
 
 from mmdet_moe.layers import (
     MoELayer,

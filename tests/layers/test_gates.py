@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
-
 from twins import decided
 
 from mmdet_moe.layers import GATES, Gate, GateNoise, MoELayer, top_k_routing

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 from torch import nn
-from twins import decided
 from torch.utils.checkpoint import checkpoint
+from twins import decided
 
 from mmdet_moe.layers import MoELayer, fresh_copy
 
