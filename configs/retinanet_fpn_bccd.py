@@ -1,6 +1,7 @@
 """The dense twin of retinanet_moe_fpn_bccd.py: the same without experts."""
 _base_ = [
-    './_base_/retinanet_r18_fpn_small.py', './_base_/coco_small.py'
+    './_base_/retinanet_r18_fpn_small.py', './_base_/coco_small.py',
+    './_base_/schedule_small.py'
 ]
 
 data_root = 'data/bccd/'

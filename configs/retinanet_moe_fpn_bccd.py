@@ -10,7 +10,10 @@ scratch, 12 epochs, 6 minutes on 2 CPU cores: AP 0.48 to 0.50, AP50 0.84 to
 """
 _base_ = ['./retinanet_fpn_bccd.py', './_base_/moe.py']
 
-model = dict(bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
+model = dict(
+    type='MoEDetector',
+    detector='RetinaNet',
+    bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
 
 val_evaluator = [
     _base_.val_evaluator,

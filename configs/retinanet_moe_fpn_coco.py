@@ -15,7 +15,10 @@ _base_ = [
     './_base_/schedule_1x.py'
 ]
 
-model = dict(bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
+model = dict(
+    type='MoEDetector',
+    detector='RetinaNet',
+    bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
 
 val_evaluator = [
     _base_.val_evaluator,

@@ -7,7 +7,10 @@ From scratch, 6 epochs, 5 minutes on 2 CPU cores: AP 0.43.
 """
 _base_ = ['./retinanet_fpn_shapes.py', './_base_/moe.py']
 
-model = dict(bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
+model = dict(
+    type='MoEDetector',
+    detector='RetinaNet',
+    bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
 
 val_evaluator = [
     _base_.val_evaluator,

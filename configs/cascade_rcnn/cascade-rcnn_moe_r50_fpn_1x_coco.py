@@ -1,0 +1,25 @@
+"""Cascade R-CNN-R50-FPN with experts in the box heads of its three stages, on
+COCO. Each region is a sample.
+
+    python tools/train.py configs/cascade_rcnn/cascade-rcnn_moe_r50_fpn_1x_coco.py
+
+Data and schedule are those of the stock config.
+"""
+_base_ = [
+    'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
+    '../_base_/moe.py'
+]
+
+model = dict(
+    type='MoEDetector',
+    detector='CascadeRCNN',
+    experts=[dict(
+        at='roi_head.bbox_head.*.shared_fcs.1', **_base_.moe)])
+
+val_evaluator = [
+    _base_.val_evaluator,
+    dict(
+        type='ExpertAssignmentMetric',
+        ann_file=_base_.val_evaluator.ann_file)
+]
+test_evaluator = val_evaluator
