@@ -3,11 +3,11 @@ from .backbones import MoEResNet
 from .dense_heads import MoERetinaHead
 from .detector import build_moe_detector
 from .mixtures import Mixture, MoEConv, MoELinear
-from .necks import MoEFPN
+from .necks import MoEFPN, MoENeck
 from .reporting import report_decisions
 from .upcycling import UpcycleInit
 
 __all__ = [
-    'Mixture', 'MoEConv', 'MoEFPN', 'MoELinear', 'MoEResNet', 'MoERetinaHead',
-    'UpcycleInit', 'build_moe_detector', 'report_decisions'
+    'Mixture', 'MoEConv', 'MoEFPN', 'MoELinear', 'MoENeck', 'MoEResNet',
+    'MoERetinaHead', 'UpcycleInit', 'build_moe_detector', 'report_decisions'
 ]

@@ -109,12 +109,14 @@ class DecisionReporter:
         # The last of the layers of a decoder that share it makes the result.
         decision = (calls[-1] if calls[0].scope.rows else join(calls)).cpu()
         source = self.provenance
-        if source is not None and name.startswith(tuple(source.prefixes)):
-            for counts in source.item_counts():
-                if sum(counts) == decision.entries:
-                    return replace(decision, about='items'), _parts(counts)
-            raise _Unknown(f'it decides about {decision.entries} things that '
-                           'are neither the regions nor the detections')
+        if source is not None and name.startswith(source.later):
+            raise _Unknown('it sees detections that are made already')
+        if source is not None and name.startswith(source.prefixes):
+            counts = source.item_counts()[0]
+            if sum(counts) != decision.entries:
+                raise _Unknown(f'it decides about {decision.entries} things, '
+                               f'and there are {sum(counts)} regions')
+            return replace(decision, about='items'), _parts(counts)
         if decision.entries != pictures:
             raise _Unknown(f'it decides about {decision.entries} things where '
                            f'there are {pictures} pictures')

@@ -6,6 +6,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
 
 from mmdet_moe.layers.checks import fail
+from mmdet_moe.names import weighed_layer, weights_field
 
 from .colours import EXPERT_COLOURS
 
@@ -15,15 +16,15 @@ class ExpertVisualizer(DetLocalVisualizer):
     """MMDetection's visualizer, with detections in the colour of an expert.
 
     A detection has the colour and the number of its leading expert, the one
-    with the highest weight where it was made. What has no expert weights, as
-    annotated objects and the detections of a dense detector, is drawn as
-    ever. It goes wherever MMDetection's own goes: ``tools/test.py
+    with the highest weight where it was made; it is white if the layer took
+    no part in it. What has no expert weights, as annotated objects and the
+    detections of a dense detector, is drawn as ever. It goes wherever MMDetection's own goes: ``tools/test.py
     --show-dir``, DetVisualizationHook, every back end, ``add_datasample``
     after ``inference_detector``.
 
     Args:
-        layer: Whose experts: ``'cls'``, ``'reg'``, or another name that
-            MoERetinaHead reports.
+        layer: Whose experts: the dotted name of a MoE layer in the model; if
+            None the first one by name.
         name, args, kwargs: As of DetLocalVisualizer.
 
     Raises:
@@ -32,14 +33,14 @@ class ExpertVisualizer(DetLocalVisualizer):
 
     Example:
         >>> visualizer = dict(
-        ...     type='ExpertVisualizer', layer='reg',
+        ...     type='ExpertVisualizer', layer='bbox_head.reg_subnet',
         ...     vis_backends=[dict(type='LocalVisBackend')])
     """
 
     def __init__(self,
                  name: str = 'visualizer',
                  *args,
-                 layer: str = 'cls',
+                 layer: Optional[str] = None,
                  **kwargs) -> None:
         super().__init__(name, *args, **kwargs)
         self.layer = layer
@@ -48,25 +49,28 @@ class ExpertVisualizer(DetLocalVisualizer):
                         classes: Optional[List[str]],
                         palette: Optional[List[tuple]]) -> np.ndarray:
         fields = instances.keys()
-        there = [
-            field.removesuffix('_expert_weights') for field in fields
-            if field.endswith('_expert_weights')
-        ]
+        there = sorted(filter(None, map(weighed_layer, fields)))
         if not there:
             return super()._draw_instances(image, instances, classes, palette)
-        if self.layer not in there:
-            fail('ExpertVisualizer.layer', self.layer,
+        layer = there[0] if self.layer is None else self.layer
+        if layer not in there:
+            fail('ExpertVisualizer.layer', layer,
                  'a layer that the detections have expert weights of: ' +
-                 ', '.join(map(repr, sorted(there))))
-        weights = instances[f'{self.layer}_expert_weights']
+                 ', '.join(map(repr, there)))
+        weights = instances[weights_field(layer)]
         experts, known = weights.shape[1], len(classes or ())
         known = known or 1 + int(max(instances.labels.tolist(), default=0))
         classes = classes or [f'class {i}' for i in range(known)]
-        # A class of its own for each pair of expert and class.
+        # A class of its own for each pair of expert and class; the last of
+        # the experts stands for none.
+        leading = weights.nan_to_num(-1).argmax(dim=1)
+        leading = leading.where(~weights.isnan().any(dim=1),
+                                leading.new_tensor(experts))
         shown = instances.clone()
-        shown.labels = weights.argmax(dim=1) * known + instances.labels
+        shown.labels = leading * known + instances.labels
+        names = [*map(str, range(experts)), 'no expert']
+        colours = [*(EXPERT_COLOURS[e % len(EXPERT_COLOURS)]
+                     for e in range(experts)), (255, 255, 255)]
         return super()._draw_instances(
-            image, shown,
-            [f'{e}: {name}' for e in range(experts) for name in classes],
-            [EXPERT_COLOURS[e % len(EXPERT_COLOURS)]
-             for e in range(experts) for _ in classes])
+            image, shown, [f'{e}: {name}' for e in names for name in classes],
+            [colour for colour in colours for _ in classes])

@@ -6,6 +6,8 @@ import torch
 
 from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import assignment_table, usage
+from mmdet_moe.layers import Decision, Routing
+from mmdet_moe.layers.scopes import LevelScope
 from mmdet_moe.sizes import size_of
 
 
@@ -53,15 +55,27 @@ def ann_file(tmp_path):
     return str(path)
 
 
-def sample(scores=(0.9, 0.1), box=(10., 10., 30., 30.)):
+def decision(weights):
+    """Of one picture with L levels: (L, E) weights."""
+    n = len(weights)
+    routing = Routing(weights, weights.argsort(descending=True), weights,
+                      torch.zeros_like(weights, dtype=torch.bool))
+    return Decision(routing, LevelScope(), ((1, 8, 8), ) * n,
+                    levels=tuple(range(n)), extent=(300., 300.))
+
+
+def sample(scores=(0.9, 0.1), box=(10., 10., 30., 30.), levels=(0, 1)):
     """Level 0 goes to expert 0, level 1 mostly to expert 1."""
     return dict(
         img_id=7,
-        expert_weights=dict(reg=torch.tensor([[1.0, 0.0], [0.2, 0.8]])),
+        decisions={'head.reg': decision(torch.tensor([[1.0, 0], [0.2, 0.8]]))},
         gt_instances=dict(
             bboxes=torch.tensor([box, (50., 50., 250., 250.)]),
-            labels=torch.tensor([0, 1]),
-            level_ids=torch.tensor([0, 1])),
+            labels=torch.tensor([0, 1])),
+        gt_origins=dict(
+            level_ids=torch.tensor(levels),
+            item_ids=torch.tensor([-1, -1]),
+            levels_by='assigner'),
         pred_instances=dict(
             bboxes=torch.tensor([0., 0., 100., 100.]).repeat(len(scores), 1),
             labels=torch.ones(len(scores), dtype=torch.long),
@@ -79,7 +93,7 @@ def evaluate(ann_file, *samples, **options):
 def test_tables_by_size_level_and_class(ann_file, tmp_path):
     out = tmp_path / 'new' / 'tables.json'
     scalars = evaluate(ann_file, sample(), outfile=str(out))
-    table = json.loads(out.read_text())['layers']['reg']
+    table = json.loads(out.read_text())['layers']['head.reg']
     assert table['importance'] == pytest.approx([0.6, 0.4])
     objects = table['objects']
     assert objects['size']['small']['weight'] == [1.0, 0.0]
@@ -90,18 +104,16 @@ def test_tables_by_size_level_and_class(ann_file, tmp_path):
     # One detection has the score to count; its box of 100^2 is large.
     sizes = table['detections']['size']
     assert [sizes[s]['count'] for s in sizes] == [0, 0, 1]
-    assert scalars['moe/reg_expert1_medium'] == pytest.approx(0.8)
-    assert scalars['moe/reg_living_experts'] == 2
-    assert 'moe/reg_expert0_large' not in scalars
+    assert scalars['moe/head.reg_expert1_medium'] == pytest.approx(0.8)
+    assert scalars['moe/head.reg_living_experts'] == 2
+    assert 'moe/head.reg_expert0_large' not in scalars
 
 
 def test_an_object_without_a_level_is_told(ann_file):
     metric = ExpertAssignmentMetric(ann_file)
     metric.dataset_meta = dict(classes=('cat', 'dog'))
-    lost = sample()
-    lost['gt_instances']['level_ids'][0] = -1
-    metric.process({}, [lost])
-    objects = metric.tables(metric.results)['layers']['reg']['objects']
+    metric.process({}, [sample(levels=(-1, 1))])
+    objects = metric.tables(metric.results)['layers']['head.reg']['objects']
     assert objects['unassigned'] == 1
     assert objects['size']['small']['count'] == 0
 
@@ -123,6 +135,6 @@ def test_wrong_pipelines_and_heads(ann_file):
     with pytest.raises(ValueError, match='LoadAnnotations'):
         evaluate(ann_file, without)
     dense = sample()
-    del dense['expert_weights']
-    with pytest.raises(ValueError, match='MoERetinaHead'):
+    del dense['decisions']
+    with pytest.raises(ValueError, match='MoEDetector'):
         evaluate(ann_file, dense)

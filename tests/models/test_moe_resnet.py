@@ -91,7 +91,7 @@ def test_frozen_stages_are_frozen_with_their_experts(options):
     (dict(moe_unit='layer'), "moe_unit='layer': .*'block', 'stage'"),
     (dict(residual=1.5), 'residual=1.5'),
     (dict(moe=dict(top_k=7)), 'top_k=7'),
-    (dict(moe=dict(balance_weight='foreground')), 'moe.balance_weight'),
+    (dict(moe=dict(balance_weight='foreground')), 'balance_weight='),
     (dict(moe=dict(scope=dict(type='PatchScope'))), 'scope=PatchScope'),
     (dict(norm_cfg=dict(type='SyncBN')), "norm='SyncBN'"),
 ])

@@ -2,10 +2,8 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
-from mmengine.structures import InstanceData
 
-from mmdet_moe.layers import upcycle
-from mmdet_moe.models.dense_heads.levels import weights_at
+from mmdet_moe.layers import moe_layers, upcycle
 
 
 def build(cfg, **head):
@@ -84,66 +82,6 @@ def batch_again(data):
         data_samples=[s.clone() for s in data['data_samples']])
 
 
-def test_predictions_carry_level_and_experts(load_config):
-    detector = build(load_config('retinanet_moe_fpn_shapes')).eval()
-    head = detector.bbox_head
-    head.test_cfg.score_thr = 0.005
-    with torch.no_grad():
-        samples = detector(**batch(detector), mode='predict')
-    for b, sample in enumerate(samples):
-        found = sample.pred_instances
-        assert set(found.level_ids.tolist()) <= set(range(5))
-        for name, layer in head.moe_subnets.items():
-            weights = layer.routing.weights.view(5, 2, 4)[:, b]
-            assert torch.equal(sample.expert_weights[name], weights)
-            assert torch.equal(found[f'{name}_expert_weights'],
-                               weights[found.level_ids])
-
-
-def test_detections_have_the_weights_of_their_patch():
-    # Level 0: one row of two patches; level 1: not divided.
-    grids = [torch.tensor([[[1.0, 0], [0, 1]]]), torch.tensor([[[0.5, 0.5]]])]
-    found = InstanceData(
-        bboxes=torch.tensor([[0.0, 0, 20, 20], [30, 0, 48, 20],
-                             [30, 0, 48, 20]]),
-        level_ids=torch.tensor([0, 0, 1]))
-    meta = dict(
-        img_shape=(50, 100), batch_input_shape=(64, 128),
-        scale_factor=(2.0, 2.0))
-    # Half of 128 pixels lies at 32 in the original picture.
-    for boxes, rescaled in ((found.bboxes, True), (2 * found.bboxes, False)):
-        found.bboxes = boxes
-        assert weights_at(found, grids, meta, rescaled).tolist() == [
-            [1, 0], [0, 1], [0.5, 0.5]]
-
-
-def test_levels_of_detections_and_objects(load_config):
-    """A box of an anchor's shape belongs to the level of that anchor."""
-    detector = build(load_config('retinanet_moe_fpn_shapes')).eval()
-    data = batch(detector)
-    sample = data['data_samples'][0]
-    # Square anchors have sides stride * 2 * (1, 2^(1/3), 2^(2/3)), so 16 to
-    # 25 pixels on level 0, 32 to 51 on level 1, 64 to 102 on level 2.
-    sides = torch.tensor([16.0, 40, 64])
-    centre = torch.tensor([60.0, 44, 64])
-    sample.gt_instances = sample.gt_instances[:3]
-    sample.gt_instances.bboxes = torch.stack(
-        (centre - sides / 2, centre - sides / 2, centre + sides / 2,
-         centre + sides / 2), dim=1)
-    sample.gt_instances.labels = torch.tensor([0, 1, 2])
-    with torch.no_grad():
-        sample = detector(**data, mode='predict')[0]
-    assert sample.gt_instances.level_ids.tolist() == [0, 1, 2]
-    # no objects; and not annotated, as of a pipeline without LoadAnnotations
-    empty, unknown = data['data_samples']
-    empty.gt_instances = empty.gt_instances[:0]
-    unknown.gt_instances = InstanceData()
-    with torch.no_grad():
-        detector(**data, mode='predict')
-    assert empty.gt_instances.level_ids.tolist() == []
-    assert 'level_ids' not in unknown.gt_instances
-
-
 @pytest.mark.parametrize('head', [dict(), dict(moe_at='every')])
 def test_importance_by_foreground(load_config, head):
     """Only the level and image with the one object count."""
@@ -160,10 +98,11 @@ def test_importance_by_foreground(load_config, head):
     second.gt_instances = second.gt_instances[:0]
     detector.train()
     detector(**data, mode='loss')
-    for layer in detector.bbox_head.moe_subnets.values():
-        counts = layer.recorder.calls[0].counts.view(5, 2)
+    for layer in moe_layers(detector).values():
+        call = layer.recorder.calls[0]
+        counts = call.counts.view(5, 2)
         assert counts[1, 0] > 0 and counts.sum() == counts[1, 0]
-        weights = layer.routing.weights.view(5, 2, 3)[1, 0]
+        weights = call.decision.weights.view(5, 2, 3)[1, 0]
         assert torch.allclose(layer.collect().importance, weights)
 
 

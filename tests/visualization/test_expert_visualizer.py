@@ -35,8 +35,8 @@ def test_boxes_have_the_colour_of_their_leading_expert():
     weights = torch.zeros(2, 10)
     weights[0, 1], weights[0, 4], weights[1, 9] = 0.7, 0.3, 1.0
     picture = draw(ExpertVisualizer(layer='reg', alpha=1.0),
-                   sample(reg_expert_weights=weights,
-                          cls_expert_weights=weights[:, :2]))
+                   sample(**{'reg.expert_weights': weights,
+                             'cls.expert_weights': weights[:, :2]}))
     for y in (60, 180):  # expert 9 has the colour of expert 1
         assert np.abs(edge(picture, y).astype(int) -
                       EXPERT_COLOURS[1]).max() < 12
@@ -47,6 +47,15 @@ def test_what_has_no_experts_is_drawn_as_ever():
     assert np.abs(edge(picture, 60).astype(int) - (255, 0, 0)).max() < 12
 
 
+def test_a_detection_that_the_layer_took_no_part_in_is_white():
+    weights = torch.tensor([[0.0, 1], [torch.nan, torch.nan]])
+    picture = draw(ExpertVisualizer(alpha=1.0),
+                   sample(**{'cls.expert_weights': weights}))
+    assert np.abs(edge(picture, 60).astype(int) - EXPERT_COLOURS[1]).max() < 12
+    assert edge(picture, 180).min() > 240
+
+
 def test_a_layer_that_is_not_there():
     with pytest.raises(ValueError, match="layer=.cls.: allowed is .*.reg."):
-        draw(ExpertVisualizer(), sample(reg_expert_weights=torch.ones(2, 1)))
+        draw(ExpertVisualizer(layer='cls'),
+             sample(**{'reg.expert_weights': torch.ones(2, 1)}))

@@ -41,6 +41,8 @@ class Provenance:
             prediction that was watched.
         prefixes: Start of the names of modules that see regions, cut out of
             all pictures one after the other, rather than pictures.
+        later: Start of the names of modules that see detections, once they
+            are made, as a mask head does.
 
     Args:
         detector: A detector of MMDetection.
@@ -48,6 +50,7 @@ class Provenance:
     num_levels: int = 0
     level_sizes: Sequence[Tuple[int, int]] = ()
     prefixes: Tuple[str, ...] = ()
+    later: Tuple[str, ...] = ()
 
     def __init__(self, detector: nn.Module) -> None:
         self.detector = detector

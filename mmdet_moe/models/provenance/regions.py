@@ -26,7 +26,8 @@ class RegionProvenance(Provenance):
     A detection whose box is not among those that the last box head predicts,
     because something after the head changed it, has no known region (-1).
     """
-    prefixes = ('roi_head.', )
+    prefixes = ('roi_head.bbox_head.', 'roi_head.shared_head.')
+    later = ('roi_head.mask', )
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
@@ -64,8 +65,8 @@ class RegionProvenance(Provenance):
     def _see_maps(self, extract: Callable, *args,
                   **kwargs) -> Sequence[Tensor]:
         maps = extract(*args, **kwargs)
-        self.level_sizes = tuple(
-            tuple(m.shape[-2:]) for m in maps[:self.num_levels])
+        # With those that regions are proposed on, but not cut out of.
+        self.level_sizes = tuple(tuple(m.shape[-2:]) for m in maps)
         self._dtype = maps[0].dtype
         # The head is not called if no picture has regions.
         self._regions = [None] * len(maps[0])

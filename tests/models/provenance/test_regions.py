@@ -52,7 +52,8 @@ def test_detections_come_from_the_region_that_predicts_them_alone(name):
     counts = [[50, 50]] + [[20, 20]] * detector.roi_head.with_mask
     assert provenance.item_counts() == counts
     assert provenance.num_levels == 4
-    assert provenance.level_sizes == ((24, 32), (12, 16), (6, 8), (3, 4))
+    assert provenance.level_sizes == (
+        (24, 32), (12, 16), (6, 8), (3, 4), (2, 2))
     rois, levels = seen[-1], []
     for picture, detections in enumerate(found):
         assert_same(detections, without[picture])
@@ -138,7 +139,7 @@ def test_pictures_without_proposals(name, counts):
         assert len(origin.items) == len(found[i])
         assert bool(len(found[i])) == bool(count)
         assert set(origin.items.tolist()) <= set(range(count))
-    assert len(provenance.level_sizes) == 4
+    assert len(provenance.level_sizes) == 5
 
 
 def test_boxes_in_the_coordinates_of_the_network_input():
@@ -197,7 +198,7 @@ def test_extractors_without_a_choice_of_levels(kind, strides, levels, level):
     inputs, samples = pictures()
     provenance, found = watched(detector, inputs, samples)
     origin = provenance.detections(0, found[0], samples[0].metainfo)
-    assert provenance.num_levels == len(provenance.level_sizes) == levels
+    assert provenance.num_levels == levels
     assert (origin.levels == level).all() and (origin.items >= 0).all()
 
 
