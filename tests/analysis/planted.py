@@ -1,22 +1,38 @@
 """Records whose answers are known."""
 import cv2
 import numpy as np
+import torch
 
 from mmdet_moe.analysis.records import LayerRecord, Picture, Records, Things
+from mmdet_moe.layers import Decision, Routing
+from mmdet_moe.layers.scopes import LevelScope
 
 
-def records(tmp_path, pictures=24, constant=False):
+def decision(weights, logits=None, scope=None, shapes=None):
+    """Of one picture: a row for each sample; by default one for each level."""
+    weights = torch.as_tensor(weights, dtype=torch.float)
+    routing = Routing(
+        weights, weights.argsort(dim=1, descending=True),
+        weights if logits is None else torch.as_tensor(
+            logits, dtype=torch.float),
+        torch.zeros_like(weights, dtype=torch.bool))
+    n = len(weights)
+    return Decision(routing, scope or LevelScope(), shapes or ((1, 4, 4), ) * n,
+                    levels=tuple(range(len(shapes or weights))))
+
+
+def records(tmp_path, pictures=24, constant=False, make=None):
     """Two objects of one class per picture, one per level; picture i gives
     level 0 to expert 0 with weight i / pictures, level 1 to expert 1."""
     paths = []
     for i in range(pictures):
         paths.append(str(tmp_path / f'{i}.jpg'))
         cv2.imwrite(paths[-1], np.full((40, 60, 3), 5 * i, np.uint8))
-    weights = np.zeros((pictures, 2, 1, 2))
-    weights[:, 0, 0, 0] = np.arange(pictures) / pictures
-    weights[:, 0, 0, 1] = 1 - weights[:, 0, 0, 0]
-    weights[:, 1, 0, 1] = 1
-    logits = np.ones_like(weights) if constant else weights * 9
+    rows = [[[i / pictures, 1 - i / pictures], [0, 1]]
+            for i in range(pictures)]
+    decisions = [(make or decision)(
+        row, np.ones((2, 2)) if constant else 9 * np.array(row))
+        for row in rows]
     n = 2 * pictures
     objects = Things(
         picture=np.repeat(np.arange(pictures), 2),
@@ -26,10 +42,9 @@ def records(tmp_path, pictures=24, constant=False):
         level=np.tile([0, 1], pictures),
         score=np.ones(n),
         true=np.ones(n, bool),
-        patch=dict(moe=np.zeros((n, 2), int)))
+        under=dict(moe=np.arange(n)))
     return Records(
         pictures=[Picture(i, p, 40, 60) for i, p in enumerate(paths)],
         classes=['cell'], supercategories=None, levels=2,
-        layers=dict(moe=LayerRecord(
-            weights, logits, np.ones_like(weights[..., 0], bool), 1, 2)),
+        layers=dict(moe=LayerRecord(decisions, 2)),
         objects=objects, detections=objects[:0], ap=None, interventions={})

@@ -4,16 +4,23 @@ import json
 
 import numpy as np
 import pytest
+import stock
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from torch import nn
 
 from mmdet_moe.analysis.collect import Collector
 from mmdet_moe.analysis.interventions import Intervention, plan
+from mmdet_moe.evaluation import ExpertAssignmentMetric
+from mmdet_moe.evaluation.assignment_table import assignment_table
 from mmdet_moe.files import DataError
-from mmdet_moe.layers import MoELayer, forced, moe_layers
+from mmdet_moe.layers import Forcing, MoELayer, moe_layers
+from mmdet_moe.names import weights_field
+from mmdet_moe.sizes import SIZES
 
 MOE = dict(num_experts=3, top_k=2)
 
@@ -120,7 +127,7 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
     assert len(features) == 1 + before
     changed = dict.fromkeys(chosen, False)
     for i, kept in run.interventions.items():
-        with forced(detector, layers=i.layer, **{i.kind: i.value}):
+        with i.applied(detector):
             separate = detector.test_step(batch())
         for ours, sample, usual in zip(kept.found, separate, as_it_is.found):
             found = {key: sample.pred_instances[key].numpy()
@@ -128,7 +135,7 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
             assert same(ours, found)
             changed[i] |= not same(ours, usual)
     # to drop an expert that is not used changes nothing, nor does K' = K
-    used = {name: layer.weights.max(axis=(0, 1, 2)) > 0
+    used = {name: layer.weights.max(axis=0) > 0
             for name, layer in run.records().layers.items()}
     assert changed == {
         i: i.value != MOE['top_k'] if i.kind == 'top_k' else
@@ -147,21 +154,22 @@ def test_what_is_kept_of_the_pictures(load_config):
     run.process(data)
     records = run.records()
     head = records.layers['bbox_head.reg_subnet']
-    assert head.weights.shape == (2, 5, 1, 3)
+    assert head.weights.shape == (2 * 5, 3)
+    assert head.place.tolist() == [0, 1, 2, 3, 4] * 2
     for b, sample in enumerate(reference):
-        assert head.weights[b, :, 0] == pytest.approx(
-            sample.expert_weights.reg.numpy())
         mine = records.objects[records.objects.picture == b]
-        assert mine.level.tolist() == sample.gt_instances.level_ids.tolist()
+        assert mine.level.tolist() == sample.gt_origins.level_ids.tolist()
         found = records.detections[records.detections.picture == b]
-        weights = records.weights('bbox_head.reg_subnet', found)
-        assert weights == pytest.approx(
-            sample.pred_instances.reg_expert_weights.numpy())
+        for name in records.layers:
+            assert records.layers[name].decisions[b].weights.tolist() == (
+                sample.decisions[name].weights.tolist())
+            assert records.weights(name, found) == pytest.approx(
+                sample.pred_instances[weights_field(name)].numpy())
     # a convolution of the neck sees one map, so all objects are under it
     neck = records.layers['neck.fpn_convs.0.conv']
-    assert neck.weights.shape == (2, 1, 1, 3)
+    assert neck.weights.shape == (2, 3)
     weights = records.weights('neck.fpn_convs.0.conv', records.objects)
-    assert (weights == neck.weights[records.objects.picture, 0, 0]).all()
+    assert (weights == neck.weights[records.objects.picture]).all()
     rows = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert len(rows) == len(records.objects) == 8
     assert rows[0]['weights']['neck.fpn_convs.0.conv'] == pytest.approx(
@@ -187,16 +195,15 @@ def test_layers_that_do_not_decide_about_pictures_are_left_out(load_config):
     assert {i.layer for i in records.interventions} == set(records.layers)
     assert 'about 7 things where there are 2' in records.left_out['regions']
     assert 'not used in prediction' in records.left_out['idle']
-    assert 'sees 2 maps, and the head has 5' in records.left_out['maps']
-    tables = records.objects.patch.keys() | records.detections.patch.keys()
+    assert 'it sees maps of (3, 3)' in records.left_out['maps']
+    tables = records.objects.under.keys() | records.detections.under.keys()
     assert tables == set(records.layers)
 
 
 def test_no_layer_decides_about_pictures(load_config):
-    detector = build(load_config, bbox_head=dict(moe=MOE, moe_in='cls'))
-    detector.bbox_head.init_cfg = None
-    head = MODELS.build(load_config('retinanet_fpn_shapes').model).bbox_head
-    detector.idle, detector.bbox_head = detector.bbox_head, head.eval()
+    detector = MODELS.build(load_config('retinanet_fpn_shapes').model).eval()
+    detector.idle = build(
+        load_config, bbox_head=dict(moe=MOE, moe_in='cls')).bbox_head
     data = batch()
     run = collector(detector, data)
     run.process(data)
@@ -222,16 +229,60 @@ def test_ignored_objects_are_no_objects(load_config):
     assert run.coco.anns[100]['ignore'] == 1
 
 
-def test_a_head_with_another_assigner_has_no_levels(load_config):
-    """ATSS asks for more than anchors."""
-    model = load_config('retinanet_moe_fpn_shapes').model
-    model.train_cfg.assigner = dict(type='ATSSAssigner', topk=9)
-    detector, data = MODELS.build(model).eval(), batch()
+def test_metric_and_report_say_the_same(load_config, tmp_path):
+    """Of patches too: the same decisions are read."""
+    detector = build(
+        load_config, bbox_head=dict(
+            moe=dict(MOE, scope=dict(type='PatchScope')), norm_cfg=None))
+    data = batch()
+    run = collector(detector, data)
+    run.process(batch())
+    path = tmp_path / 'ann.json'
+    path.write_text(json.dumps(run.coco.dataset))
+    metric = ExpertAssignmentMetric(str(path), score_thr=0.0)
+    metric.dataset_meta = dict(classes=run.classes)
+    metric.process({}, [s.to_dict() for s in detector.test_step(batch())])
+    records = run.records()
+    for name, table in metric.tables(metric.results)['layers'].items():
+        layer = records.layers[name]
+        assert table['importance'] == pytest.approx(layer.weights.mean(axis=0))
+        # each column sums to 1, as a patch is one decision
+        objects = records.objects[records.located(name, records.objects)]
+        by_size = assignment_table(records.weights(name, objects),
+                                   objects.size, dict(enumerate(SIZES)))
+        for size, row in by_size.items():
+            other = table['objects']['size'][size]
+            assert other['count'] == row['count']
+            if row['count']:
+                assert other['weight'] == pytest.approx(row['weight'])
+
+
+def test_regions_are_decisions(load_config):
+    """An object is under the region of the detection that matches it."""
+    model = stock.stock('faster_rcnn')
+    detector = stock.build(ConfigDict(
+        model, type='MoEDetector', detector=model.type,
+        experts=[dict(at='roi_head.bbox_head.shared_fcs.1', **MOE)]))
+    data = batch()
+    found = detector.test_step(batch())
+    # what is annotated is what was detected, but for one object
+    for sample, other in zip(data['data_samples'], found):
+        best = other.pred_instances[:4]
+        sample.gt_instances = InstanceData(
+            bboxes=best.bboxes.clone(), labels=best.labels.clone())
+        sample.gt_instances.bboxes[3] = torch.tensor([0., 0, 2, 2])
     run = collector(detector, data)
     run.process(data)
     records = run.records()
-    assert records.levels == 0 and set(records.objects.level) == {-1}
-    assert not records.located('bbox_head.cls_subnet', records.objects).any()
+    layer = records.layers['roi_head.bbox_head.shared_fcs.1']
+    assert layer.maps == 0 and len(layer.weights) == 2 * 50
+    assert set(layer.place) == {0} and records.levels == 4
+    under = records.objects.under['roi_head.bbox_head.shared_fcs.1']
+    for b, other in enumerate(found):
+        items = other.pred_instances.item_ids[:4]
+        assert (under[4 * b:4 * b + 3] - 50 * b).tolist() == (
+            items[:3].tolist())
+        assert under[4 * b + 3] == -1
 
 
 def test_the_plan():
@@ -239,4 +290,4 @@ def test_the_plan():
     assert [(i.kind, i.value) for i in plan(layers)] == [
         ('expert', 0), ('expert', 1), ('expert', 2), ('drop', 0), ('drop', 1),
         ('drop', 2), ('top_k', 1), ('top_k', 2), ('top_k', 3)]
-    assert plan(layers)[0] == Intervention('a', 'expert', 0)
+    assert plan(layers)[0] == Intervention('a', Forcing(expert=0))

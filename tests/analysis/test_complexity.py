@@ -97,7 +97,7 @@ def test_parameters_that_experts_share_are_active_more_often():
     assert fractions[layer.experts[0][0].weight] == 2 / 4
     # Of the 6 pairs of experts each has one of the three that share it.
     assert fractions[common.weight] == 1
-    assert fractions[layer.gate.weight] == fractions[model[1].bias] == 1
+    assert fractions[layer.gate.fc_weight] == fractions[model[1].bias] == 1
 
 
 def test_shape_of_the_test_pipeline(mask_rcnn):

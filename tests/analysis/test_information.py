@@ -35,14 +35,14 @@ def test_mutual_information_by_hand():
     (np.array([[.5, .5, 0, 0], [0, 0, .5, .5]])[:, None], 1, 1),
 ])
 def test_input_dependence(weights, all_, given_place):
-    assert input_dependence(weights) == pytest.approx(all_)
-    assert input_dependence(
-        weights, given_place=True) == pytest.approx(given_place)
+    picture, place = (x.reshape(-1) for x in np.indices(weights.shape[:2]))
+    rows = weights.reshape(-1, weights.shape[-1])
+    assert input_dependence(rows, picture) == pytest.approx(all_)
+    assert input_dependence(rows, picture, place) == pytest.approx(given_place)
     # a resample that takes one picture only sees no difference
     one = np.zeros((1, len(weights)))
     one[0, 0] = len(weights)
-    assert input_dependence(
-        weights, counts=one, given_place=True) == pytest.approx(0)
+    assert input_dependence(rows, picture, place, one) == pytest.approx(0)
 
 
 class World:

@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import records
+from planted import decision, records
 
 from mmdet_moe.analysis.resampling import bootstrap_counts
 from mmdet_moe.analysis.tables import Options, _weight_intervals, layer_tables
+from mmdet_moe.layers.scopes import PatchScope
 
 
 def tables(planted):
@@ -36,32 +37,31 @@ def test_expert_by_level(tmp_path):
     assert rows['level', False]['p_value'] == 1 / 20
 
 
-def test_a_decision_that_is_there_twice_counts_once(tmp_path):
-    once = records(tmp_path)
-    layer = once.layers['moe']
-    # the only patch of level 1 is the first and the second of two
-    distinct = np.ones((24, 2, 2), bool)
-    distinct[:, 1, 0] = False
-    # level 0 has two patches that differ, the second as level 1
-    weights = layer.weights.repeat(2, axis=2)
-    weights[:, 0, 1] = weights[:, 1, 0]
-    twice = replace(once, layers=dict(moe=replace(
-        layer, weights=weights, logits=weights, distinct=distinct)))
-    table = tables(twice)
+def test_patches_are_decisions(tmp_path):
+    """Level 0 has two patches, level 1 one: three decisions a picture."""
+
+    def make(row, logits):
+        return decision([row[0], row[1], row[1]], scope=PatchScope(2),
+                        shapes=((1, 2, 1), (1, 1, 1)))
+
+    planted = records(tmp_path, make=make)
+    under = 3 * planted.objects.picture + 2 * planted.objects.level
+    planted = replace(planted, objects=replace(
+        planted.objects, under=dict(moe=under)))
+    table = tables(planted)
+    assert (table['maps'], table['patches']) == (2, 2)
     assert table['importance'] == pytest.approx([11.5 / 24 / 3, 1 - 11.5 / 72])
     assert table['share'] == pytest.approx([23 / 72, 1])
     low, high = table['intervals']['importance'][0].values()
     assert low < 11.5 / 72 < high < 0.25
+    assert table['objects']['level']['level 0']['weight'] == pytest.approx(
+        [11.5 / 24, 12.5 / 24])
 
 
 def test_without_levels_no_table_of_levels(tmp_path):
     planted = records(tmp_path)
-    weights = planted.layers['moe'].weights[:, :1]
-    objects = replace(planted.objects, level=np.full(48, -1))
-    table = tables(replace(
-        planted, levels=0, objects=objects, layers=dict(moe=replace(
-            planted.layers['moe'], weights=weights, logits=weights,
-            distinct=np.ones((24, 1, 1), bool)))))
+    table = tables(replace(planted, levels=0, objects=replace(
+        planted.objects, level=np.full(48, -1))))
     assert [row['of'] for row in table['specialisation']] == ['size', 'class']
     assert all(row['by_level_only'] is None for row in table['specialisation'])
     assert table['objects']['size']['small']['count'] == 48

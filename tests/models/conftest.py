@@ -1,2 +1,0 @@
-"""A conftest puts its folder on the path: tests in folders below import the
-helpers that lie here."""
