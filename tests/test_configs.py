@@ -8,14 +8,23 @@ import yaml
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 
+from mmdet_moe.conversion import dense_twin
 from mmdet_moe.layers import moe_layers
+from mmdet_moe.names import weights_field
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 STUDY = sorted((FOLDER / 'retinanet_moe').glob('*.py'))
+#: Those of RetinaNet; the others are built in tests/models/test_detectors.py.
 CONFIGS = [
     str(p.relative_to(FOLDER).with_suffix(''))
     for p in sorted(FOLDER.glob('*.py')) + STUDY
 ]
+EVERY = sorted(
+    str(p.relative_to(FOLDER.parent)) for p in FOLDER.glob('**/*.py')
+    if p.parent.name != '_base_')
+#: Dense twins, by folder.
+TWINS = dict(atss='atss_r18_fpn_shapes', rtmdet='rtmdet_tiny_shapes',
+             faster_rcnn='faster-rcnn_r18_fpn_shapes')
 
 
 def small(model):
@@ -60,13 +69,12 @@ def test_config(load_config, name):
         found = sample.pred_instances
         assert len(found) > 0
         assert torch.isfinite(found.bboxes).all()
-        tagged = cfg.model.bbox_head.type == 'MoERetinaHead'
-        assert ('level_ids' in found) == tagged
-        for key, layer in (detector.bbox_head.moe_subnets.items()
-                           if tagged else ()):
-            weights = found[f'{key}_expert_weights']
-            assert weights.shape == (len(found), layer.num_experts)
-            assert torch.allclose(weights.sum(dim=1), torch.ones(len(found)))
+        assert ('level_ids' in found) == bool(layers)
+        for layer in layers:
+            weights = found[weights_field(layer)]
+            assert weights.shape == (len(found), layers[layer].num_experts)
+            sums = weights.sum(dim=1)
+            assert torch.allclose(sums, torch.ones_like(sums))
 
 
 def test_every_config_is_in_the_model_index():
@@ -76,7 +84,7 @@ def test_every_config_is_in_the_model_index():
         model['Config'] for metafile in index['Import']
         for model in yaml.safe_load((root / metafile).read_text())['Models']
     ]
-    assert sorted(listed) == sorted(f'configs/{name}.py' for name in CONFIGS)
+    assert sorted(listed) == EVERY
 
 
 def test_the_table_of_the_study_says_what_the_configs_say():
@@ -100,13 +108,13 @@ def test_variants_of_the_study_differ_from_each_other(load_config):
 
 
 def test_the_twins_differ_by_their_experts_only(load_config):
-    for data in ('shapes', 'bccd'):
-        dense = load_config(f'retinanet_fpn_{data}')
-        moe = load_config(f'retinanet_moe_fpn_{data}')
-        head = moe.model.bbox_head
-        head.pop('moe')
-        head.type = 'RetinaHead'
-        assert moe.model == dense.model
+    pairs = [(f'retinanet_fpn_{data}', f'retinanet_moe_fpn_{data}')
+             for data in ('shapes', 'bccd')]
+    pairs += [(f'{folder}/{name}', f'{folder}/{name.replace("_", "_moe_", 1)}')
+              for folder, name in TWINS.items()]
+    for pair in pairs:
+        dense, moe = map(load_config, pair)
+        assert dense_twin(moe.model) == dense.model
         for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler',
                     'train_cfg', 'randomness'):
             assert moe[key] == dense[key]

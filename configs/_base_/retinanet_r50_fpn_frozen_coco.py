@@ -11,6 +11,9 @@ dense = (
     'https://download.openmmlab.com/mmdetection/v2.0/retinanet/'
     'retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth'
 )
-model = dict(init_cfg=dict(type='Upcycle', checkpoint=dense, noise=0.01))
+model = dict(
+    type='MoEDetector',
+    detector='RetinaNet',
+    init_cfg=dict(type='Upcycle', checkpoint=dense, noise=0.01))
 custom_hooks = [dict(type='MoEHook'), dict(type='FreezeHook')]
 train_dataloader = dict(batch_size=4)

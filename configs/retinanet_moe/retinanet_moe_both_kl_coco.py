@@ -8,10 +8,7 @@ with everything else frozen.
 """
 _base_ = '../_base_/retinanet_r50_fpn_frozen_coco.py'
 
-model = dict(
-    type='MoEDetector',
-    detector='RetinaNet',
-    bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
+model = dict(bbox_head=dict(type='MoERetinaHead', moe=_base_.moe))
 
 val_evaluator = [
     _base_.val_evaluator,

@@ -71,8 +71,8 @@ def check_experts(experts: nn.ModuleList, in_channels: int) -> None:
         # another, and both could not agree on its importance.
         if hasattr(module, 'experts'):
             fail('expert', type(module).__name__,
-                 'a module without MoE layers; take MoEConv out of the '
-                 'conv_cfg, or put experts there only')
+                 'a module without MoE layers; put experts into the module '
+                 'or into its parts, not into both')
     for module in experts[0].modules():
         if any(True for _ in module.children()):
             continue
@@ -92,7 +92,7 @@ def check_collectives(experts: nn.ModuleList) -> None:
     experts.
     """
     for module in experts.modules():
-        # By name: mmcv's own is another class.
+        # By name: other libraries have a class of their own.
         if type(module).__name__ == 'SyncBatchNorm':
             fail('norm', 'SyncBN',
                  'GN or BN in experts: ranks that run different experts '

@@ -107,7 +107,7 @@ def check_local(expert: nn.Module, key: str) -> None:
         fail(key, f'{type(module).__name__} in the experts',
              f'experts of convolutions with stride 1 that keep the size, '
              f'activations and BatchNorm; {name or "the expert"} is '
-             f'{module!r}. Use norm_cfg=None or BN, a block with stride 1, or '
+             f'{module!r}. Use no norm or BatchNorm, a block with stride 1, or '
              "scope=dict(type='LevelScope')")
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from command import MOE, ROOT, on, tool
 
+CLS, REG = 'bbox_head.cls_subnet', 'bbox_head.reg_subnet'
+
 
 def test_training_saves_and_logs(trained):
     work_dir, output = trained
@@ -36,7 +38,7 @@ def test_test_prints_ap_by_size_and_expert_tables(trained, shapes, tmp_path):
     assert 'expert weight, %' in output
     tables = json.loads((tmp_path / 'expert_assignment.json').read_text())
     assert tables['num_images'] == 8 and set(
-        tables['layers']) == {'cls', 'reg'}
+        tables['layers']) == {CLS, REG}
     assert (tmp_path / 'all.pkl').exists()
 
 
@@ -48,8 +50,8 @@ def test_forced_experts(trained, shapes, tmp_path):
     tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path, *options,
          force.format('layers=*.reg_subnet'), force.format('expert=2'))
     tables = json.loads((tmp_path / 'expert_assignment.json').read_text())
-    assert tables['layers']['reg']['importance'] == [0, 0, 1, 0]
-    assert sum(tables['layers']['cls']['share']) == pytest.approx(2)
+    assert tables['layers'][REG]['importance'] == [0, 0, 1, 0]
+    assert sum(tables['layers'][CLS]['share']) == pytest.approx(2)
     for wrong in ('layers=mask', 'expert=4', 'experts=1'):
         output = tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
                       *options, force.format(wrong), ok=False)
@@ -99,13 +101,13 @@ def test_painted_pictures(trained, shapes, tmp_path):
     options = on(shapes, 'model.test_cfg.score_thr=0.0',
                  'visualizer.type=ExpertVisualizer')
     tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
-         '--show-dir', 'painted', *options, 'visualizer.layer=reg')
+         '--show-dir', 'painted', *options, f'visualizer.layer={REG}')
     assert len(list(tmp_path.glob('2*/painted/*.jpg'))) == 8
     assert list(tmp_path.rglob('events.out.tfevents*'))
     output = tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
                   '--show-dir', 'painted', *options, 'visualizer.layer=mask',
                   ok=False)
-    assert "ExpertVisualizer.layer='mask'" in output and "'cls'" in output
+    assert "ExpertVisualizer.layer='mask'" in output and CLS in output
 
 
 def test_no_detections_at_all(trained, shapes, tmp_path):

@@ -1,0 +1,125 @@
+"""Who decided, in whatever way a detector is run."""
+import copy
+
+import numpy as np
+import pytest
+import stock
+import torch
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+from mmdet.registry import MODELS, VISUALIZERS
+from mmengine.config import Config
+
+from mmdet_moe.layers import moe_layers
+from mmdet_moe.names import weights_field
+
+FC = 'roi_head.bbox_head.shared_fcs.1'
+
+
+def faster_rcnn():
+    model = stock.stock('faster_rcnn')
+    return stock.build(model | dict(
+        type='MoEDetector', detector=model.type, experts=[
+            dict(at=[FC, 'rpn_head.rpn_conv', 'backbone.layer4.1'],
+                 num_experts=3)]))
+
+
+def run(detector):
+    torch.manual_seed(1)
+    inputs, samples = stock.pictures()
+    with torch.no_grad():
+        return detector(inputs, samples, mode='predict')
+
+
+def test_layers_of_all_kinds():
+    detector = faster_rcnn()
+    for b, sample in enumerate(run(detector)):
+        backbone, rpn, fc = (
+            sample.decisions[name] for name in (
+                'backbone.layer4.1', 'rpn_head.rpn_conv', FC))
+        found = sample.pred_instances
+        # a single map is about everything, with its five the RPN is about
+        # the level, and a region about itself
+        assert backbone.weights.shape == (1, 3) and backbone.levels is None
+        assert rpn.levels == (0, 1, 2, 3, 4)
+        assert fc.about == 'items' and fc.weights.shape == (50, 3)
+        for decision, rows in ((backbone, torch.zeros(20, dtype=torch.long)),
+                               (rpn, found.level_ids), (fc, found.item_ids)):
+            name = next(n for n, d in sample.decisions.items()
+                        if d is decision)
+            assert torch.equal(found[weights_field(name)],
+                               decision.weights[rows])
+
+
+def test_nothing_is_left_behind_after_an_error():
+    detector = faster_rcnn()
+    before = set(vars(detector))
+    handle = detector.roi_head.bbox_head.register_forward_pre_hook(
+        lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(detector)
+    assert set(vars(detector)) == before
+    assert not any(layer._observers for layer in moe_layers(detector).values())
+    handle.remove()
+    assert len(run(detector)[0].decisions) == 3
+
+
+def test_a_copy_reports_for_itself():
+    """As an exponential moving average is one."""
+    detector = faster_rcnn()
+    twin = copy.deepcopy(detector)
+    with torch.no_grad():
+        for layer in moe_layers(twin).values():
+            layer.gate.fc_bias.copy_(torch.tensor([9.0, 8, -9]))
+    for sample in run(twin):
+        assert (sample.decisions[FC].weights[:, 2] == 0).all()
+    assert any((s.decisions[FC].weights[:, 2] > 0).any()
+               for s in run(detector))
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    """A file with a stock config, made small, and a checkpoint."""
+    folder = tmp_path_factory.mktemp('config')
+    model = stock.stock('faster_rcnn')
+    cfg = Config.fromfile(stock.CONFIGS / stock.TWO_STAGE['faster_rcnn'])
+    cfg.model = model | dict(
+        type='MoEDetector', detector=model.type, experts=[dict(at=FC)])
+    cfg.custom_imports = dict(imports=['mmdet_moe'])
+    cfg.visualizer.update(type='ExpertVisualizer', vis_backends=[])
+    cfg.test_pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(128, 96), keep_ratio=True),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='PackDetInputs', meta_keys=(
+            'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+    cfg.test_dataloader.dataset.pipeline = cfg.test_pipeline
+    cfg.dump(folder / 'config.py')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(),
+                    meta=dict(dataset_meta=dict(
+                        classes=tuple('abcde'), palette=[(9, 9, 9)] * 5))),
+               folder / 'moe.pth')
+    return str(folder / 'config.py'), str(folder / 'moe.pth')
+
+
+def test_inference_detector(config):
+    detector = init_detector(*config, device='cpu')
+    picture = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
+    sample = inference_detector(detector, picture)
+    weights = sample.pred_instances[weights_field(FC)]
+    assert len(weights) and torch.equal(
+        weights, sample.decisions[FC].at(
+            sample.pred_instances.bboxes,
+            items=sample.pred_instances.item_ids))
+    visualizer = VISUALIZERS.build(detector.cfg.visualizer)
+    visualizer.dataset_meta = detector.dataset_meta
+    visualizer.add_datasample('x', picture, sample, draw_gt=False)
+    assert visualizer.get_image().shape == picture.shape
+
+
+def test_inferencer(config):
+    picture = np.zeros((96, 128, 3), np.uint8)
+    inferencer = DetInferencer(*config, device='cpu', show_progress=False)
+    result = inferencer(picture, return_datasamples=True, return_vis=True)
+    sample, = result['predictions']
+    assert weights_field(FC) in sample.pred_instances
+    assert result['visualization'][0].shape == picture.shape
