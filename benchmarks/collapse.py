@@ -99,7 +99,7 @@ def run(options: dict, top_k: int, start: tuple, seed: int) -> dict:
     with torch.no_grad():
         x, target = toy.batch(1024)
         error = (layer.eval()(x) - target).pow(2).mean()
-        weights = layer.routing.weights
+        weights = layer.decide([x]).weights
     return dict(
         training=(coefficient_of_variation(importance).item(),
                   living_experts(share)),

@@ -229,7 +229,7 @@ def by_level(kind: str, size: int, repeats: int, options: dict) -> list:
         dict(
             dense=Step(Dense(EXPERTS[kind]()), levels, **options),
             ours=Step(moe, levels, **options)), repeats)
-    busy = moe.routing.experts.unique().numel()
+    busy = moe.decide(levels).routing.experts.unique().numel()
     return [kind, f'{size} x {size}', busy, f'{1e3 * t["dense"]:.1f}',
             f'{1e3 * t["ours"]:.1f}', t['ours'] / t['dense']]
 

@@ -4,27 +4,28 @@
 
 Forward and backward pass of 3x3 convolutions, E=4, K=2, 8 pictures, 256 and
 64 channels, for square maps. Merging should be chosen where the last column
-is above 1; mmdet_moe/layers/merging.py does so from ``POSITIONS / (K - 1)``
+is above 1; mmdet_moe/layers/merging.py does so from ``merge_above / (K - 1)``
 positions, with a number for each type of device.
 """
+from functools import partial
+
 import torch
 from layer import Step, layer, pyramid
 from measure import keep_memory, machine, medians
 from terminaltables import GithubFlavoredMarkdownTable
 
-from mmdet_moe.layers import merging
+from mmdet_moe.layers import MoELayer, sparse_dispatch
 
 
 class Chosen(Step):
     """With merging wherever it is possible, or nowhere."""
 
-    def __init__(self, positions: float, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.positions = positions
-
-    def __call__(self) -> None:
-        merging.POSITIONS[self.levels[0].device.type] = self.positions
-        super().__call__()
+    def __init__(self, positions: float, moe: MoELayer, *args,
+                 **kwargs) -> None:
+        moe.dispatch = partial(
+            sparse_dispatch, merge_above=dict.fromkeys(('cpu', 'cuda'),
+                                                       positions))
+        super().__init__(moe, *args, **kwargs)
 
 
 def main():

@@ -257,12 +257,15 @@ def test_metric_and_report_say_the_same(load_config, tmp_path):
                 assert other['weight'] == pytest.approx(row['weight'])
 
 
-def test_regions_are_decisions(load_config):
-    """An object is under the region of the detection that matches it."""
-    model = stock.stock('faster_rcnn')
+@pytest.mark.parametrize('name, at, number, levels', [
+    ('faster_rcnn', 'roi_head.bbox_head.shared_fcs.1', 50, 4),
+    ('detr', 'decoder.layers.1.ffn', 30, 0)])
+def test_regions_and_queries_are_decisions(name, at, number, levels):
+    """An object is under that of the detection that matches it."""
+    model = stock.stock(name)
     detector = stock.build(ConfigDict(
         model, type='MoEDetector', detector=model.type,
-        experts=[dict(at='roi_head.bbox_head.shared_fcs.1', **MOE)]))
+        experts=[dict(at=at, **MOE)]))
     data = batch()
     found = detector.test_step(batch())
     # what is annotated is what was detected, but for one object
@@ -274,13 +277,16 @@ def test_regions_are_decisions(load_config):
     run = collector(detector, data)
     run.process(data)
     records = run.records()
-    layer = records.layers['roi_head.bbox_head.shared_fcs.1']
-    assert layer.maps == 0 and len(layer.weights) == 2 * 50
-    assert set(layer.place) == {0} and records.levels == 4
-    under = records.objects.under['roi_head.bbox_head.shared_fcs.1']
+    layer = records.layers[at]
+    assert layer.maps == 0 and len(layer.weights) == 2 * number
+    assert records.levels == levels
+    # regions have no order, and queries have
+    assert set(layer.place) == ({0} if levels else set(range(number)))
+    assert (records.objects.level >= 0).all() == bool(levels)
+    under = records.objects.under[at]
     for b, other in enumerate(found):
         items = other.pred_instances.item_ids[:4]
-        assert (under[4 * b:4 * b + 3] - 50 * b).tolist() == (
+        assert (under[4 * b:4 * b + 3] - number * b).tolist() == (
             items[:3].tolist())
         assert under[4 * b + 3] == -1
 
