@@ -1,4 +1,5 @@
-# The generated shapes: five classes, 256 x 192 pixels. tools/dataset_converters/generate_shapes.py writes them.
+# The generated shapes: five classes, 256 x 192 pixels. They are written by
+# tools/dataset_converters/generate_shapes.py.
 _base_ = './coco_small.py'
 
 data_root = 'data/shapes/'

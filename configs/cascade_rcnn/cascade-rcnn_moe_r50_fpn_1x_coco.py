@@ -13,8 +13,7 @@ _base_ = [
 model = dict(
     type='MoEDetector',
     detector='CascadeRCNN',
-    experts=[dict(
-        at='roi_head.bbox_head.*.shared_fcs.1', **_base_.moe)])
+    experts=[dict(at='roi_head.bbox_head.*.shared_fcs.1', **_base_.moe)])
 
 val_evaluator = [
     _base_.val_evaluator,

@@ -13,8 +13,7 @@ _base_ = [
 model = dict(
     type='MoEDetector',
     detector='DeformableDETR',
-    experts=[dict(
-        at='decoder.layers.*.ffn', **_base_.moe)])
+    experts=[dict(at='decoder.layers.*.ffn', **_base_.moe)])
 
 val_evaluator = [
     _base_.val_evaluator,

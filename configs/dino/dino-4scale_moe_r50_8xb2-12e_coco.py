@@ -12,8 +12,7 @@ _base_ = ['mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', '../_base_/moe.py']
 model = dict(
     type='MoEDetector',
     detector='DINO',
-    experts=[dict(
-        at='decoder.layers.*.ffn', **_base_.moe)])
+    experts=[dict(at='decoder.layers.*.ffn', **_base_.moe)])
 
 val_evaluator = [
     _base_.val_evaluator,

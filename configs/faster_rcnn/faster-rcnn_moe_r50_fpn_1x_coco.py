@@ -14,11 +14,14 @@ _base_ = [
 model = dict(
     type='MoEDetector',
     detector='FasterRCNN',
-    experts=[dict(
-        at=[
-            'rpn_head.rpn_conv',
-            'roi_head.bbox_head.shared_fcs.1'
-        ], **_base_.moe)])
+    experts=[
+        dict(
+            at=[
+                'rpn_head.rpn_conv',
+                'roi_head.bbox_head.shared_fcs.1'
+            ],
+            **_base_.moe)
+    ])
 
 val_evaluator = [
     _base_.val_evaluator,

@@ -12,11 +12,14 @@ _base_ = [
 model = dict(
     type='MoEDetector',
     detector='FCOS',
-    experts=[dict(
-        at=[
-            'bbox_head.cls_convs.3.conv',
-            'bbox_head.reg_convs.3.conv'
-        ], **_base_.moe)])
+    experts=[
+        dict(
+            at=[
+                'bbox_head.cls_convs.3.conv',
+                'bbox_head.reg_convs.3.conv'
+            ],
+            **_base_.moe)
+    ])
 
 val_evaluator = [
     _base_.val_evaluator,

@@ -9,11 +9,14 @@ _base_ = ['mmdet::gfl/gfl_r50_fpn_1x_coco.py', '../_base_/moe.py']
 model = dict(
     type='MoEDetector',
     detector='GFL',
-    experts=[dict(
-        at=[
-            'bbox_head.cls_convs.3.conv',
-            'bbox_head.reg_convs.3.conv'
-        ], **_base_.moe)])
+    experts=[
+        dict(
+            at=[
+                'bbox_head.cls_convs.3.conv',
+                'bbox_head.reg_convs.3.conv'
+            ],
+            **_base_.moe)
+    ])
 
 val_evaluator = [
     _base_.val_evaluator,

@@ -10,8 +10,7 @@ _base_ = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', '../_base_/moe.py']
 model = dict(
     type='MoEDetector',
     detector='MaskRCNN',
-    experts=[dict(
-        at='roi_head.bbox_head.shared_fcs.1', **_base_.moe)])
+    experts=[dict(at='roi_head.bbox_head.shared_fcs.1', **_base_.moe)])
 
 val_evaluator = [
     _base_.val_evaluator,

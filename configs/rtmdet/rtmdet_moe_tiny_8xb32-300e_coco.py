@@ -14,14 +14,19 @@ moe = dict(
     num_experts=4,
     top_k=2,
     soft_constraint=dict(type='KLLoss', weight=0.5))
+
 model = dict(
     type='MoEDetector',
     detector='RTMDet',
-    experts=[dict(
-        at=[
-            'bbox_head.cls_convs.0.1.conv',
-            'bbox_head.reg_convs.0.1.conv'
-        ], **moe)])
+    experts=[
+        dict(
+            at=[
+                'bbox_head.cls_convs.0.1.conv',
+                'bbox_head.reg_convs.0.1.conv'
+            ],
+            **moe)
+    ])
+
 custom_hooks = [dict(type='MoEHook'), *_base_.custom_hooks]
 
 val_evaluator = [

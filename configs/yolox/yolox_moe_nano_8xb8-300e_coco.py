@@ -14,14 +14,19 @@ moe = dict(
     num_experts=4,
     top_k=2,
     soft_constraint=dict(type='KLLoss', weight=0.5))
+
 model = dict(
     type='MoEDetector',
     detector='YOLOX',
-    experts=[dict(
-        at=[
-            'bbox_head.multi_level_cls_convs.*',
-            'bbox_head.multi_level_reg_convs.*'
-        ], **moe)])
+    experts=[
+        dict(
+            at=[
+                'bbox_head.multi_level_cls_convs.*',
+                'bbox_head.multi_level_reg_convs.*'
+            ],
+            **moe)
+    ])
+
 custom_hooks = [dict(type='MoEHook'), *_base_.custom_hooks]
 
 val_evaluator = [

@@ -286,8 +286,10 @@ def test_regions_and_queries_are_decisions(name, at, number, levels):
     under = records.objects.under[at]
     for b, other in enumerate(found):
         items = other.pred_instances.item_ids[:4]
-        assert (under[4 * b:4 * b + 3] - number * b).tolist() == (
-            items[:3].tolist())
+        # Without NMS the best of several detections of one place matches.
+        sure = 3 if levels else 1
+        assert (under[4 * b:4 * b + sure] - number * b).tolist() == (
+            items[:sure].tolist())
         assert under[4 * b + 3] == -1
 
 

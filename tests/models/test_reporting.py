@@ -32,7 +32,7 @@ def run(detector):
 
 def test_layers_of_all_kinds():
     detector = faster_rcnn()
-    for b, sample in enumerate(run(detector)):
+    for sample in run(detector):
         backbone, rpn, fc = (
             sample.decisions[name] for name in (
                 'backbone.layer4.1', 'rpn_head.rpn_conv', FC))
