@@ -15,7 +15,13 @@ __all__ = ['__version__']
 _missing = missing_openmmlab()
 if _missing is None:
     # Importing them registers their classes.
-    from . import evaluation, hooks, models, visualization  # noqa: F401
+    from . import (  # noqa: F401
+        conversion,
+        evaluation,
+        hooks,
+        models,
+        visualization,
+    )
 else:
     warnings.warn(f'{_missing} Only mmdet_moe.layers can be used.')
     _refusal = Refusal(__name__, _missing)

@@ -14,10 +14,10 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .conversion import UpcycleInit
 from .datasets.checks import check_coco_dataset, type_name
 from .files import DataError
 from .layers.checks import ConfigError
-from .models import UpcycleInit
 
 
 def add_arguments(parser: argparse.ArgumentParser,

@@ -33,7 +33,7 @@ def dense(tmp_path_factory):
     """A checkpoint that all variants can be upcycled from."""
     from mmengine.registry import init_default_scope
 
-    from mmdet_moe.models.upcycling import dense_twin
+    from mmdet_moe.conversion.dense_twin import dense_twin
     init_default_scope('mmdet')
     cfg = Config.fromfile(STUDY[0])
     cfg.merge_from_dict({

@@ -36,7 +36,7 @@ def test_the_rest_says_what_to_install():
     statements = [
         f'import mmdet_moe.{name}' for name in (
             'hooks', 'evaluation', 'models', 'visualization', 'analysis',
-            'launch', 'models.backbones', 'hooks.freeze_hook')
+            'conversion', 'launch', 'models.backbones', 'hooks.freeze_hook')
     ]
     statements += ['from mmdet_moe import hooks', 'import mmdet_moe\n'
                    'mmdet_moe.hooks']

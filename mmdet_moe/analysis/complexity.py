@@ -16,10 +16,10 @@ from mmengine.registry import init_default_scope
 from terminaltables import AsciiTable
 from torch import nn
 
+from mmdet_moe.conversion.dense_twin import dense_twin
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import check_int, fail
 from mmdet_moe.layers.dispatch import DISPATCHES
-from mmdet_moe.models.upcycling import dense_twin
 
 from .flop_counter import FlopCount, count_flops
 

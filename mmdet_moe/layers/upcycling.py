@@ -60,7 +60,21 @@ def dense_key(model: nn.Module, key: str) -> Optional[str]:
     ``neck.fpn_convs.0.conv.experts.2.weight`` is
     ``neck.fpn_convs.0.conv.weight`` in FPN. None for what only MoE has.
     """
-    for name, layer in moe_layers(model).items():
+    return _dense_key(_under_all_names(model), key)
+
+
+def _under_all_names(model: nn.Module) -> Dict[str, MoELayer]:
+    """MoE layers by name; one that a model has twice is there twice, as in
+    the model's state."""
+    return {
+        name: module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, MoELayer)
+    }
+
+
+def _dense_key(layers: Mapping[str, MoELayer], key: str) -> Optional[str]:
+    for name, layer in layers.items():
         prefix = f'{name}.' if name else ''
         if key.startswith(prefix):
             part = key[len(prefix):]
@@ -101,8 +115,9 @@ def upcycle(model: nn.Module, dense_state: Mapping[str, Tensor]
         f'{name}: {layer.beyond_dense}'
         for name, layer in moe_layers(model).items() if layer.beyond_dense
     ]
+    layers = _under_all_names(model)
     for key, value in model.state_dict().items():
-        dense = dense_key(model, key)
+        dense = _dense_key(layers, key)
         if dense is None:
             report.new.append(key)
         elif dense not in dense_state:
@@ -125,15 +140,17 @@ def upcycle(model: nn.Module, dense_state: Mapping[str, Tensor]
 def add_noise(model: nn.Module, scale: float) -> None:
     """Make experts that are copies of each other differ.
 
-    Adds Gaussian noise to every parameter of every expert.
+    Adds Gaussian noise to every parameter of every expert, once if the model
+    has it under several names.
 
     Args:
         model: With MoE layers.
         scale: Standard deviation of the noise, as a part of the standard
             deviation of each parameter tensor.
     """
-    for layer in moe_layers(model).values():
-        for parameter in layer.experts.parameters():
-            if parameter.numel() > 1:
-                spread = parameter.std()
-                parameter += scale * spread * torch.randn_like(parameter)
+    experts = nn.ModuleList(
+        layer.experts for layer in moe_layers(model).values())
+    for parameter in experts.parameters():
+        if parameter.numel() > 1:
+            spread = parameter.std()
+            parameter += scale * spread * torch.randn_like(parameter)

@@ -5,9 +5,8 @@ from .detector import build_moe_detector
 from .mixtures import Mixture, MoEConv, MoELinear
 from .necks import MoEFPN, MoENeck
 from .reporting import report_decisions
-from .upcycling import UpcycleInit
 
 __all__ = [
     'Mixture', 'MoEConv', 'MoEFPN', 'MoELinear', 'MoENeck', 'MoEResNet',
-    'MoERetinaHead', 'UpcycleInit', 'build_moe_detector', 'report_decisions'
+    'MoERetinaHead', 'build_moe_detector', 'report_decisions'
 ]

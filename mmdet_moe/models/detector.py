@@ -1,10 +1,13 @@
 """Any detector with experts, from its stock config."""
 import copy
 from functools import wraps
-from typing import Sequence
+from operator import itemgetter
+from typing import List, Sequence
 
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
+from mmengine.model import initialize
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
 from mmdet_moe.layers import moe_layers
@@ -24,6 +27,10 @@ def build_moe_detector(*,
     The result is an instance of the detector's own class, so everything that
     works with it still does. It reports who decided about its detections, see
     :class:`.DecisionReporter`.
+
+    Where its ``init_cfg`` has an initialiser that sets the whole model, one
+    with an attribute ``sets_whole_model``, nothing else is initialised:
+    several detectors would draw encoder and decoder anew after it.
 
     Args:
         detector: Type of the detector, such as ``'FasterRCNN'``.
@@ -51,21 +58,33 @@ def build_moe_detector(*,
              'at least one, as no other part of the model has experts')
     if done:
         print_log(replacement_table(done), 'current')
-    _keep_gates(built)
+    _keep_weights(built)
     report_decisions(built)
     return built
 
 
-def _keep_gates(detector: nn.Module) -> None:
-    """Keep the gates out of the initialisation of what they are part of.
+#: How to get the config of the detector without experts; see
+#: :func:`mmdet_moe.conversion.dense_twin.dense_twin`.
+build_moe_detector.dense_twin = itemgetter('detector')
+build_moe_detector.moe_keys = ('detector', 'experts')
 
-    A detector may draw all parameters of a decoder anew, and a gate's have
-    their own scale. A gate that is loaded from a checkpoint is left as it is.
+
+def _keep_weights(detector: nn.Module) -> None:
+    """Keep what has its own weights out of the detector's initialisation.
+
+    A detector may draw all parameters of a decoder anew. The gates' have
+    their own scale; a gate that is loaded from a checkpoint is left as it is.
+    And an initialiser of the whole model has the last word.
     """
     initialise = detector.init_weights
 
     @wraps(initialise)
     def init_weights():
+        whole = _of_the_whole_model(detector.init_cfg)
+        if whole:
+            initialize(detector, whole)
+            detector.is_init = True
+            return
         gates = [layer.gate for layer in moe_layers(detector).values()]
         drawn = [copy.deepcopy(gate.state_dict()) for gate in gates]
         loaded, handles = set(), []
@@ -83,3 +102,16 @@ def _keep_gates(detector: nn.Module) -> None:
                 gate.load_state_dict(drawn[i])
 
     detector.init_weights = init_weights
+
+
+def _of_the_whole_model(init_cfg) -> List[dict]:
+    """Those of a detector's initialisers that leave nothing to the others."""
+    init_cfg = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+    return [
+        cfg for cfg in init_cfg
+        if getattr(_initialiser(cfg['type']), 'sets_whole_model', False)
+    ]
+
+
+def _initialiser(name):
+    return WEIGHT_INITIALIZERS.get(name) if isinstance(name, str) else name

@@ -18,9 +18,10 @@ class ExpertVisualizer(DetLocalVisualizer):
     A detection has the colour and the number of its leading expert, the one
     with the highest weight where it was made; it is white if the layer took
     no part in it. What has no expert weights, as annotated objects and the
-    detections of a dense detector, is drawn as ever. It goes wherever MMDetection's own goes: ``tools/test.py
-    --show-dir``, DetVisualizationHook, every back end, ``add_datasample``
-    after ``inference_detector``.
+    detections of a dense detector, is drawn as ever. The visualizer goes
+    wherever MMDetection's own goes: ``tools/test.py --show-dir``,
+    DetVisualizationHook, every back end, ``add_datasample`` after
+    ``inference_detector``.
 
     Args:
         layer: Whose experts: the dotted name of a MoE layer in the model; if

@@ -8,8 +8,8 @@ import argparse
 import torch
 from mmengine.config import DictAction
 
+from mmdet_moe.conversion.upcycle import upcycle_detector
 from mmdet_moe.launch import clear_errors, load_config
-from mmdet_moe.upcycle import upcycle_detector
 
 
 def parse_args():

@@ -6,13 +6,11 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
+from mmdet_moe.conversion import UpcycleInit
+from mmdet_moe.conversion.checkpoints import UpcyclingError
+from mmdet_moe.conversion.dense_twin import dense_twin
+from mmdet_moe.conversion.upcycle import upcycle_detector
 from mmdet_moe.layers import moe_layers
-from mmdet_moe.models.upcycling import (
-    UpcycleInit,
-    UpcyclingError,
-    dense_twin,
-)
-from mmdet_moe.upcycle import upcycle_detector
 
 
 @pytest.fixture(scope='module')
@@ -130,7 +128,7 @@ def test_a_config_without_experts(load_config, dense, tmp_path):
 def test_a_copy_that_is_not_the_dense_detector(load_config, dense, tmp_path,
                                                monkeypatch):
     """The check itself: one expert differs by a little."""
-    import mmdet_moe.upcycle as module
+    import mmdet_moe.conversion.upcycle as module
     load = module.load_dense
 
     def broken(model, checkpoint):

@@ -1,0 +1,47 @@
+"""Checkpoints of dense detectors, and how a MoE detector takes one."""
+from typing import Dict, Tuple
+
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from mmdet_moe.files import DataError
+from mmdet_moe.layers import UpcyclingReport, moe_layers, upcycle
+
+
+class UpcyclingError(DataError):
+    """The checkpoint does not fit, or the result is not the dense model."""
+
+
+def read_state(checkpoint: str) -> Tuple[Dict[str, Tensor], dict]:
+    """Weights and meta information of a checkpoint of MMDetection.
+
+    Raises:
+        UpcyclingError: The file holds no weights.
+    """
+    content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    if not isinstance(content, dict):
+        raise UpcyclingError(f'{checkpoint} is not a checkpoint')
+    state = content.get('state_dict', content)
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise UpcyclingError(f'{checkpoint} has no state_dict')
+    # Detectors saved out of DistributedDataParallel.
+    return {key.removeprefix('module.'): value
+            for key, value in state.items()}, dict(content.get('meta') or {})
+
+
+def load_dense(model: nn.Module, checkpoint: str) -> UpcyclingReport:
+    """Copy a dense checkpoint into a MoE detector; see :func:`.upcycle`.
+
+    Raises:
+        UpcyclingError: The model has no experts, or a key does not match.
+    """
+    if not moe_layers(model):
+        raise UpcyclingError('the model has no MoE layer to upcycle to')
+    state, _ = read_state(checkpoint)
+    report = upcycle(model, state)
+    if not report.matches:
+        raise UpcyclingError(
+            f'{checkpoint} is not of the same detector without experts. It '
+            'must have the same backbone, neck, head and number of classes, '
+            f'and no experts.\n{report}')
+    return report

@@ -1,0 +1,101 @@
+"""A checkpoint of a MoE detector out of one of the dense detector."""
+import os
+from typing import Optional
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from torch import nn
+
+from mmdet_moe.layers import add_noise
+from mmdet_moe.layers.checks import check_number
+
+from .checkpoints import UpcyclingError, load_dense, read_state
+from .compare import compare
+from .dense_twin import dense_twin
+
+
+def upcycle_detector(cfg: Config,
+                     checkpoint: str,
+                     out: str,
+                     noise: float = 0.01,
+                     picture: Optional[str] = None) -> str:
+    """Write a checkpoint for a MoE config, made of a dense one.
+
+    Args:
+        cfg: Config of the MoE detector.
+        checkpoint, out, noise, picture: As of :func:`write_upcycled`.
+
+    Returns:
+        What was copied and compared, to be printed.
+
+    Raises:
+        UpcyclingError: As :func:`write_upcycled` does.
+    """
+    check_absent(out)
+    return write_upcycled(
+        MODELS.build(cfg.model),
+        MODELS.build(dense_twin(cfg.model)),
+        checkpoint,
+        out,
+        noise=noise,
+        picture=picture)
+
+
+def write_upcycled(moe: nn.Module,
+                   dense: nn.Module,
+                   checkpoint: str,
+                   out: str,
+                   *,
+                   noise: float = 0.01,
+                   picture: Optional[str] = None) -> str:
+    """Write a checkpoint for a MoE detector, made of a dense one.
+
+    Before the noise is added the losses, the raw outputs and the detections
+    of both detectors are compared on a picture. What only the MoE detector
+    has keeps the initialisation of its constructor.
+
+    Args:
+        moe: A detector with experts; its weights are changed.
+        dense: The same detector without; its weights are changed.
+        checkpoint: Of the dense detector.
+        out: File to write; it must not exist yet.
+        noise: As of :class:`UpcycleInit`.
+        picture: A picture file to compare on; a generated one if None.
+
+    Returns:
+        What was copied and compared, to be printed.
+
+    Raises:
+        UpcyclingError: A key does not match, the two detectors differ, or
+            ``out`` exists.
+    """
+    check_number('noise', noise)
+    check_absent(out)
+    report = load_dense(moe, checkpoint)
+    state, meta = read_state(checkpoint)
+    dense.load_state_dict(state)
+    compared = compare(dense, moe, picture)
+    add_noise(moe, noise)
+    part = f'{out}.part'
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    torch.save(
+        dict(
+            state_dict=moe.state_dict(),
+            meta=dict(
+                upcycled_from=str(checkpoint),
+                noise=noise,
+                **{k: meta[k]
+                   for k in ('dataset_meta', ) if k in meta})), part)
+    os.replace(part, out)
+    return f'{report}\n{compared}\nnoise {noise:g} added; {out} written'
+
+
+def check_absent(path: str) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        UpcyclingError: There is one.
+    """
+    if os.path.exists(path):
+        raise UpcyclingError(f'{path} is there already; choose another name')
