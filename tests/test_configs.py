@@ -8,7 +8,7 @@ import yaml
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 
-from mmdet_moe.conversion import dense_twin
+from mmdet_moe.conversion.dense_twin import dense_twin
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.names import weights_field
 
