@@ -65,7 +65,9 @@ def compare(dense: nn.Module, moe: nn.Module,
 
 def _run(detector: nn.Module, picture: Optional[str]) -> dict:
     """Losses and raw outputs by name, detections (n, 6)."""
-    data = detector.data_preprocessor(sample_batch(picture), False)
+    preprocessor = detector.data_preprocessor
+    masks = getattr(preprocessor, 'pad_mask', False)
+    data = preprocessor(sample_batch(picture, masks), False)
 
     def call(mode: str) -> Any:
         torch.manual_seed(0)

@@ -16,25 +16,26 @@ _OBJECTS = ((0.10, 0.15, 0.18, 0.25), (0.55, 0.10, 0.80, 0.45),
             (0.15, 0.35, 0.70, 0.90))
 
 
-def sample_batch(picture: Optional[str] = None) -> dict:
+def sample_batch(picture: Optional[str] = None, masks: bool = False) -> dict:
     """A batch of one picture with three objects, as a data loader gives it.
 
     Args:
         picture: A picture file; if None, smooth noise with a rectangle for
             each object, always the same.
+        masks: Whether the objects have masks.
 
     Returns:
-        ``inputs``, uint8 (3, H, W), and ``data_samples``, with boxes and
-        masks of objects of class 0.
+        ``inputs``, uint8 (3, H, W), and ``data_samples``; all objects are of
+        class 0.
     """
     pixels = _smooth_noise(256, 320) if picture is None else torch.from_numpy(
         np.ascontiguousarray(mmcv.imread(picture))).permute(2, 0, 1)
     height, width = pixels.shape[1:]
     boxes = (torch.tensor(_OBJECTS) *
              torch.tensor([width, height, width, height])).round()
-    masks = np.zeros((len(boxes), height, width), dtype=np.uint8)
+    inside = np.zeros((len(boxes), height, width), dtype=np.uint8)
     for i, (left, top, right, bottom) in enumerate(boxes.int().tolist()):
-        masks[i, top:bottom, left:right] = 1
+        inside[i, top:bottom, left:right] = 1
         if picture is None:
             pixels[:, top:bottom, left:right] = 80 * i + 30
     sample = DetDataSample(
@@ -45,8 +46,9 @@ def sample_batch(picture: Optional[str] = None) -> dict:
             scale_factor=(1.0, 1.0)))
     sample.gt_instances = InstanceData(
         bboxes=boxes,
-        labels=torch.zeros(len(boxes), dtype=torch.long),
-        masks=BitmapMasks(masks, height, width))
+        labels=torch.zeros(len(boxes), dtype=torch.long))
+    if masks:
+        sample.gt_instances.masks = BitmapMasks(inside, height, width)
     return dict(inputs=[pixels], data_samples=[sample])
 
 

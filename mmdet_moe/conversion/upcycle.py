@@ -33,9 +33,10 @@ def upcycle_detector(cfg: Config,
         UpcyclingError: As :func:`write_upcycled` does.
     """
     check_absent(out)
+    twin = dense_twin(cfg.model)  # before building: that may change a config
     return write_upcycled(
         MODELS.build(cfg.model),
-        MODELS.build(dense_twin(cfg.model)),
+        MODELS.build(twin),
         checkpoint,
         out,
         noise=noise,
