@@ -64,7 +64,7 @@ def test_report_says_what_tools_test_says(report, trained, shapes, tmp_path):
         assert numbers['ap'][key]['value'] == pytest.approx(
             tested[f'coco/bbox_{name}'], abs=5e-4)
     for name, table in tables['layers'].items():
-        mine = numbers['layers'][f'bbox_head.{name}_subnet']
+        mine = numbers['layers'][name]
         assert mine['importance'] == pytest.approx(table['importance'])
         for by in ('size', 'level', 'class'):
             for group, row in table['objects'][by].items():
