@@ -10,9 +10,11 @@ from typing import Iterator, List, Optional, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils import is_installed
 
 from .conversion import UpcycleInit
 from .datasets.checks import check_coco_dataset, type_name
@@ -45,6 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser,
             '--local_rank', '--local-rank', type=int, default=0)
 
 
+def read_config(path: str) -> Config:
+    """Read a config file, or one that an installed package has.
+
+    Args:
+        path: A file, or the package and the name of the config in it, as in
+            ``'mmdet::yolox/yolox_s_8xb8-300e_coco.py'``.
+
+    Raises:
+        DataError: The package is not installed.
+        FileNotFoundError: There is no such config.
+    """
+    package, separator, _ = path.partition('::')
+    if not separator:
+        return Config.fromfile(path)
+    if not is_installed(package):  # MMEngine would install what has the name
+        raise DataError(f'{path}: the package {package} is not installed')
+    return get_config(path)
+
+
 def load_config(path: str,
                 *,
                 work_dir: Optional[str] = None,
@@ -54,6 +75,7 @@ def load_config(path: str,
                 checkpoint: Optional[str] = None) -> Config:
     """Read a config and apply what was said on the command line.
 
+    ``path`` is as of :func:`read_config`.
     The working folder is, in this order: ``work_dir``, that of the config,
     ``work_dirs/{name of the config}``. An ExpertAssignmentMetric without an
     ``outfile`` writes ``expert_assignment.json`` there. ``checkpoint`` is
@@ -62,7 +84,7 @@ def load_config(path: str,
     Raises:
         DataError: The checkpoint is not there, or is none.
     """
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.launcher = launcher
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if cfg_options is not None:
