@@ -1,4 +1,5 @@
 import logging
+from contextlib import ExitStack
 from typing import Dict, Optional, Sequence
 
 import torch
@@ -8,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from torch import nn
+from torch.optim import Optimizer
 
 from mmdet_moe.layers import (
     MoELayer,
@@ -50,27 +52,30 @@ class MoEHook(Hook):
       custom_hooks.0.forcing.expert=2``.
 
     A layer whose parameters are all frozen, as in a teacher, takes no part in
-    the training.
+    the training: it is neither constrained nor logged.
 
     Args:
         forcing: Keyword arguments of :func:`mmdet_moe.layers.force`:
             ``top_k``, ``expert`` or ``drop``, and ``layers`` if not all.
 
     Raises:
-        ValueError: Before training, if the model has no MoE layer, a layer
-            with a constraint has a gate that is frozen or is under activation
-            checkpointing, nothing trains a gate, or an expert has
+        ValueError: Before training, if the model has no MoE layer, if a
+            layer with a constraint has a frozen gate or is in a module with
+            ``with_cp=True``, if nothing trains a gate, or if an expert has
             SyncBatchNorm; before anything, if what is to be forced is not
             there.
         RuntimeError: A layer with a constraint was not called in a step.
     """
-    priority = 'NORMAL'  # before the LoggerHook writes
+    # Before the LoggerHook writes, and before the EMAHook averages statistics
+    # of BatchNorm, which is 'NORMAL' or, in configs of MMDetection, just above.
+    priority = 'ABOVE_NORMAL'
 
     def __init__(self, forcing: Optional[dict] = None) -> None:
         self.forcing = None if forcing is None else check_keywords(
             'MoEHook.forcing', forcing, force, reserved=('model', ))
         self._layers: Dict[str, MoELayer] = {}
         self._summaries: Dict[str, StepSummary] = {}
+        self._statistics = SharedStatistics()
         self._handles: list = []
 
     def before_run(self, runner) -> None:
@@ -89,14 +94,14 @@ class MoEHook(Hook):
                 "it experts with type='MoEDetector', or remove the hook")
         self._layers = {
             name: layer
-            for name, layer in layers.items()
-            if any(p.requires_grad for p in layer.parameters())
+            for name, layer in layers.items() if _trainable(layer)
         }
         for name, layer in self._layers.items():
             check_collectives(layer.experts)  # sync_bn converts after the build
-            layer.recording = True
-            _check_trainable(name, layer, model)
+            _check_constraint(name, layer, model)
             _check_training(name, layer, runner)
+        for name, layer in layers.items():
+            layer.recording = name in self._layers
         self._statistics = SharedStatistics(
             [layer.experts for layer in self._layers.values()])
         self._handles = [
@@ -111,7 +116,7 @@ class MoEHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        for layer in self._layers.values():
+        for layer in moe_layers(_unwrapped(runner.model)).values():
             layer.recording = layer.constrained
             layer.discard()
 
@@ -147,11 +152,12 @@ class MoEHook(Hook):
         for key, value in zip(keys, torch.cat(values).tolist()):
             runner.message_hub.update_scalar(f'train/{key}', value)
 
-    def _move(self, *_) -> None:
-        """Move the hard constraints: the optimizer has made a step.
-
-        A step that a gradient scaler skips does not come here.
-        """
+    def _move(self, optimizer: Optimizer, *_) -> None:
+        """Move the hard constraints: the optimizer has made a step."""
+        # A step that a gradient scaler skips does not come here, but with
+        # fused optimizers, which are told to skip it themselves.
+        if getattr(optimizer, 'found_inf', 0) > 0:
+            return
         for layer in self._layers.values():
             layer.step()
 
@@ -169,7 +175,7 @@ class MoEHook(Hook):
                     f'{name} has a constraint, but was not called in training '
                     'mode in this step, so the constraint would have no '
                     'effect: the layer is in eval mode, not in use, or under '
-                    'activation checkpointing (with_cp=True)')
+                    'reentrant activation checkpointing')
         self._summaries = {n: s for n, s in summaries.items() if s is not None}
         for name, summary in self._summaries.items():
             for constraint, loss in summary.losses.items():
@@ -177,11 +183,15 @@ class MoEHook(Hook):
         return output
 
 
-def _check_trainable(name: str, layer: MoELayer, model: nn.Module) -> None:
+def _trainable(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
+
+
+def _check_constraint(name: str, layer: MoELayer, model: nn.Module) -> None:
     """Refuse a constraint that could not act on the gate."""
     if not layer.constrained:
         return
-    if not any(p.requires_grad for p in layer.gate.parameters()):
+    if not _trainable(layer.gate):
         raise ConfigError(
             f'{name}.gate is frozen, so its constraints cannot be trained; '
             'unfreeze it or set soft_constraint=None and hard_constraint=None')
@@ -191,16 +201,16 @@ def _check_trainable(name: str, layer: MoELayer, model: nn.Module) -> None:
         if getattr(model.get_submodule(owner), 'with_cp', False):
             raise ConfigError(
                 f'{owner or "the model"} has with_cp=True: {name} has a '
-                'constraint, which activation checkpointing as MMCV does it '
-                'would leave without effect; set with_cp=False, or '
+                'constraint, which activation checkpointing as MMDetection '
+                'does it would leave without effect; set with_cp=False, or '
                 'soft_constraint=None and hard_constraint=None')
 
 
 def _check_training(name: str, layer: MoELayer, runner) -> None:
-    """Refuse what would have no effect in this training."""
-    if layer.gate.learned and layer.top_k == 1 < layer.num_experts and not any(
-            soft.balances and soft.top_k_min == 1
-            for soft in layer.soft_constraints):
+    """Refuse a gate that nothing trains; warn of what is never reached."""
+    if _trainable(layer.gate) and layer.top_k == 1 < layer.num_experts and (
+            not any(soft.balances and soft.top_k_min == 1
+                    for soft in layer.soft_constraints)):
         raise ConfigError(
             f'{name}: top_k=1 without a loss that trains the gate: the weight '
             'of the one expert is always 1, so the detector\'s losses do not. '
@@ -227,16 +237,10 @@ def _optimizers(wrapper) -> list:
 
 def _padding_does_not_count(model: nn.Module) -> RealTokens:
     """Tell the layers of an encoder and decoder which tokens are real."""
-    inside = []
-
-    def enter(mask) -> None:
-        inside.append(real_tokens_are(mask))
-        inside[-1].__enter__()
-
-    def leave() -> None:
-        inside.pop().__exit__(None, None, None)
-
-    return RealTokens(model, enter, leave)
+    inside = ExitStack()
+    return RealTokens(
+        model, lambda mask: inside.enter_context(real_tokens_are(mask)),
+        inside.close)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

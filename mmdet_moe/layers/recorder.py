@@ -37,9 +37,10 @@ class StepSummary:
 
 
 class _Guard:
-    """Raises in the backward pass if a call was not collected by then.
+    """Hook on the weights of a call: raises in the backward pass if the call
+    was not collected by then.
 
-    It holds no tensor: as a hook on one it would keep the graph alive.
+    It holds no tensor, since a hook on a tensor would keep its graph alive.
     """
 
     def __init__(self, layer: str) -> None:
@@ -48,14 +49,18 @@ class _Guard:
 
     def __call__(self, gradient: Tensor) -> None:
         if not self.collected:
-            raise RuntimeError(
-                f'the constraints of {self.layer} are not part of this '
-                'training step and would have no effect. In MMDetection add '
-                "custom_hooks=[dict(type='MoEHook')] to the config; in your "
-                'own loop add the losses of MoELayer.collect(). If that is '
-                'done, the layer runs under activation checkpointing '
-                '(with_cp=True), which cannot be combined with a constraint: '
-                'switch one of the two off.')
+            raise _not_collected(self.layer)
+
+
+def _not_collected(layer: str) -> RuntimeError:
+    return RuntimeError(
+        f'the constraints of {layer} are not part of this training step and '
+        'would have no effect. In MMDetection add '
+        "custom_hooks=[dict(type='MoEHook')] to the config; in your own loop "
+        'add the losses of MoELayer.collect(). If that is done, the layer '
+        'runs under reentrant activation checkpointing, as with_cp=True has '
+        'it, which cannot be combined with a constraint: switch one of the '
+        'two off, or use checkpoint(..., use_reentrant=False).')
 
 
 @dataclass
@@ -71,11 +76,14 @@ class Call:
     counts: Optional[Tensor]
     real: Tensor
 
-    def levels(self) -> List[Tuple[Routing, Tensor, Tensor]]:
-        """Routing, counts and what is real of each level."""
-        sizes = self.decision.scope.sizes(self.decision.shapes)
+    def parts(self, by_level: bool) -> List[Tuple[Routing, Tensor, Tensor]]:
+        """Routing, counts and what is real: of the call, or of each level."""
+        decision = self.decision
+        sizes = (
+            decision.scope.sizes(decision.shapes)
+            if by_level else [len(self.real)])
         return list(
-            zip(self.decision.routing.split(sizes), self.counts.split(sizes),
+            zip(decision.routing.split(sizes), self.counts.split(sizes),
                 self.real.split(sizes)))
 
 
@@ -111,11 +119,10 @@ class Recorder:
             layer: What the layer is called in the message.
         """
         if in_backward():
-            # Activation checkpointing runs the layer once more. What it did
-            # in the forward pass is recorded, unless that ran without
-            # gradients.
+            # Activation checkpointing runs the layer once more. The call is
+            # recorded already, unless the forward pass had no gradients.
             if guarded and not self._recomputable:
-                _Guard(layer)(call.decision.weights)
+                raise _not_collected(layer)
             return
         self._recomputable = False
         self.calls.append(call)
@@ -125,7 +132,7 @@ class Recorder:
             weights.register_hook(self._guards[-1])
 
     def take(self) -> List[Call]:
-        """The calls, which then count as collected and are forgotten."""
+        """Return the calls, mark them as collected and forget them."""
         calls, guards = self.calls, self._guards
         for guard in guards:
             guard.collected = True
@@ -134,74 +141,81 @@ class Recorder:
         return calls
 
     def rows(self, calls: Sequence[Call], nothing: Routing) -> Tensor:
-        """What is summed over ranks: (R, F), a row for the step, or for each
-        level of each call.
+        """What is summed over the ranks.
 
         Args:
-            calls: Of the step; there may be none on this rank.
-            nothing: A routing of 0 samples, for the number of columns.
+            calls: Those of the step; a rank may have none.
+            nothing: A routing of 0 samples, which tells the number of columns.
+
+        Returns:
+            (R, F), a row for the step, or for each level of each call. The
+            first column is the number of parts that a row is the sum of; a
+            rank without a call has one row of zeros.
         """
-        if self.balance_over == 'step':
-            parts = [(call.decision.routing, call.counts, call.real)
-                     for call in calls]
-        else:
-            parts = [part for call in calls for part in call.levels()]
-        none = nothing.weights.new_zeros(0)
-        rows = torch.stack([
-            torch.cat(self._sums(*part))
-            for part in parts or [(nothing, none, none)]
-        ])
-        return rows if self.balance_over == 'call' else rows.sum(
-            dim=0, keepdim=True)
+        by_call = self.balance_over == 'call'
+        rows = [
+            torch.cat(self._sums(*part)) for call in calls
+            for part in call.parts(by_level=by_call)
+        ]
+        if not rows:
+            return nothing.weights.new_zeros(1, sum(self._widths(nothing)))
+        stacked = torch.stack(rows)
+        return stacked if by_call else stacked.sum(dim=0, keepdim=True)
 
     def summary(self, rows: Tensor, nothing: Routing) -> StepSummary:
-        """What sums over all ranks, (R, F), say."""
-        none = nothing.weights.new_zeros(0)
-        widths = [len(part) for part in self._sums(nothing, none, none)]
-        importance, loads, masked, rest, *_ = rows.detach().sum(
-            dim=0).split(widths)
-        changed, samples = rest
+        """Losses and statistics of rows (R, F) that are summed over ranks."""
+        widths = self._widths(nothing)
+        per_loss = rows.split(widths, dim=1)[_STATISTICS:]
+        _, samples, changed, importance, loads, masked = rows.detach().sum(
+            dim=0).split(widths)[:_STATISTICS]
         samples = samples.clamp_min(1)
-        if self.balance_over == 'call' and world_size() > 1:
-            # A level that only some ranks have is a call; padding is none.
-            rows = rows[rows.detach().split(widths, dim=1)[3][:, 1] > 0]
-        _, _, _, _, *per_loss = rows.split(widths, dim=1)
         return StepSummary(
             losses={
                 constraint.name: constraint(part)
                 for constraint, part in zip(self.soft_constraints, per_loss)
             },
-            # the weights of each sample sum to 1
+            # The weights of each sample sum to 1.
             importance=importance / importance.sum().clamp_min(1e-10),
             share=loads / samples,
             masked=masked / samples,
-            changed=changed / samples,
+            changed=(changed / samples).squeeze(),
             total_importance=importance)
 
     def _sums(self, routing: Routing, counts: Tensor,
               real: Tensor) -> List[Tensor]:
-        """Statistics first, then what each soft constraint sums."""
+        """The statistics, then what each soft constraint sums."""
         weights = routing.weights.detach()
-        rest = torch.stack([real @ routing.changed.to(counts), real.sum()])
         return [
+            real.new_ones(1),
+            real.sum(dim=0, keepdim=True),
+            weighted_sum(real, routing.changed[:, None].to(real)),
             weighted_sum(counts, weights),
-            weighted_sum(real, (weights != 0).to(counts)),
-            weighted_sum(real, routing.masked.to(counts)), rest,
+            weighted_sum(real, (weights != 0).to(real)),
+            weighted_sum(real, routing.masked.to(real)),
             *(constraint.sums(routing, counts)
               for constraint in self.soft_constraints)
         ]
+
+    def _widths(self, nothing: Routing) -> List[int]:
+        """How many columns each of the sums has."""
+        none = nothing.weights.new_zeros(0)
+        return [len(part) for part in self._sums(nothing, none, none)]
+
+
+#: How many of the sums are statistics, and belong to no soft constraint.
+_STATISTICS = 6
 
 
 def collect(layers: Mapping[str, nn.Module]
             ) -> Dict[str, Optional[StepSummary]]:
     """Losses and statistics of a step of several MoE layers, over all ranks.
 
-    One collective for all layers, of a layout that does not depend on which
-    of them a rank has called; with ``balance_over='call'`` a second one, of
-    how often it has.
+    One collective serves all layers. Its layout does not depend on which of
+    them a rank has called. With ``balance_over='call'`` a second one comes
+    before it, of the number of calls.
 
     Args:
-        layers: By name; the same ones on all ranks.
+        layers: The layers by name; the same ones on all ranks.
 
     Returns:
         By name what the calls of the step add up to; None where no rank has
@@ -211,29 +225,27 @@ def collect(layers: Mapping[str, nn.Module]
         RuntimeError: The scope or ``balance_weight`` of a layer cannot be
             served by the model that calls it.
     """
-    taken, nothing = {}, {}
+    if not layers:
+        return {}
+    taken, nothing, rows = {}, {}, {}
     for name, layer in layers.items():
         taken[name] = layer.recorder.take()
         _check_served(name, layer, taken[name])
         nothing[name] = layer.no_samples()
-    rows = {
-        name: layer.recorder.rows(taken[name], nothing[name])
-        for name, layer in layers.items()
-    }
+        rows[name] = layer.recorder.rows(taken[name], nothing[name])
     rows = _padded(rows, [
         name for name, layer in layers.items()
         if layer.recorder.balance_over == 'call'
     ])
-    if not rows:
-        return {}
     sums = all_reduce_sum(torch.cat([r.flatten() for r in rows.values()]))
     parts = sums.split([r.numel() for r in rows.values()])
     summaries = dict.fromkeys(layers)
     for (name, layer), part in zip(layers.items(), parts):
-        if not (taken[name] or (world_size() > 1 and part.any())):
+        # The first sum is a number of calls; reading it waits for the device.
+        if not taken[name] and not part[0] > 0:
             continue
         summaries[name] = layer.recorder.summary(
-            part.view(rows[name].shape), nothing[name])
+            part.view_as(rows[name]), nothing[name])
         constraint = layer.hard_constraint
         if constraint is not None and not constraint.paper_per_call:
             constraint.observe(summaries[name].total_importance)
@@ -242,7 +254,8 @@ def collect(layers: Mapping[str, nn.Module]
 
 def _padded(rows: Dict[str, Tensor], names: Sequence[str]
             ) -> Dict[str, Tensor]:
-    """Make the number of rows of some layers that of the rank with most."""
+    """Add rows of zeros to some layers, up to the number that the rank with
+    the most calls has."""
     if not names or world_size() == 1:
         return rows
     numbers = all_reduce_max(

@@ -80,7 +80,7 @@ def test_nothing_is_left_to_train(tmp_path):
     model.tower.requires_grad_(False)
     with pytest.raises(ValueError, match=r'nothing to train: .*\(tower\)'):
         train(tmp_path, model, hooks=HOOKS[1:])
-    for pattern in ('tower.gate.*', 'tower.gate.weight'):
+    for pattern in ('tower.gate.*', 'tower.gate.fc_weight'):
         hook = dict(type='FreezeHook', trainable=pattern)
         with pytest.raises(ValueError, match='not frozen already'):
             train(tmp_path, model, hooks=[hook])

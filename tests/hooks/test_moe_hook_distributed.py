@@ -67,11 +67,11 @@ def wrap(cfg, model):
 
 def train_frozen(rank: int) -> None:
     """A step that waits for the gradient of a frozen parameter fails."""
+    model = wrap(None, Tower())
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     runner = SimpleNamespace(
-        model=wrap(None, Tower()), wrap_model=wrap, cfg={},
+        model=model, wrap_model=wrap, cfg={}, optim_wrapper=optimizer,
         logger=logging.getLogger())
-    optimizer = OptimWrapper(
-        torch.optim.SGD(runner.model.parameters(), lr=0.1))
     for hook in (FreezeHook(), MoEHook()):
         hook.before_train(runner)
     before = runner.model.module.stem.weight.clone()
