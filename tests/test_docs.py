@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import stock
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import nn
 
