@@ -8,11 +8,11 @@ import torch
 from mmengine.optim import OptimWrapper
 
 sys.path.append(str(Path(__file__).parents[1] / 'models'))
-from stock import build, pictures, stock  # noqa: E402
+from stock import build, pictures, stock
 
-from mmdet_moe.hooks import MoEHook  # noqa: E402
-from mmdet_moe.layers import moe_layers, traced  # noqa: E402
-from mmdet_moe.layers.padding import real_tokens  # noqa: E402
+from mmdet_moe.hooks import MoEHook
+from mmdet_moe.layers import moe_layers, traced
+from mmdet_moe.layers.padding import real_tokens
 
 BOXES = [[8., 8., 40., 40.], [20., 30., 70., 60.], [5., 50., 30., 75.]]
 
