@@ -55,11 +55,10 @@ class _Guard:
 def _not_collected(layer: str) -> RuntimeError:
     return RuntimeError(
         f'the constraints of {layer} are not part of this training step and '
-        'would have no effect. In MMDetection add '
-        "custom_hooks=[dict(type='MoEHook')] to the config; in your own loop "
-        'add the losses of MoELayer.collect(). If that is done, the layer '
-        'runs under reentrant activation checkpointing, as with_cp=True has '
-        'it, which cannot be combined with a constraint: switch one of the '
+        'would have no effect. In a config add the hook MoEHook; in your own '
+        'loop add the losses of MoELayer.collect(). If that is done, the '
+        'layer runs under reentrant activation checkpointing, as with_cp=True '
+        'has it, which cannot be combined with a constraint: switch one of the '
         'two off, or use checkpoint(..., use_reentrant=False).')
 
 
