@@ -55,7 +55,7 @@ def read_config(path: str) -> Config:
             ``'mmdet::yolox/yolox_s_8xb8-300e_coco.py'``.
 
     Raises:
-        DataError: The package is not installed.
+        DataError: The package is not installed, or the name is none.
         FileNotFoundError: There is no such config.
     """
     package, separator, _ = path.partition('::')
@@ -63,7 +63,10 @@ def read_config(path: str) -> Config:
         return Config.fromfile(path)
     if not is_installed(package):  # MMEngine would install what has the name
         raise DataError(f'{path}: the package {package} is not installed')
-    return get_config(path)
+    try:
+        return get_config(path)
+    except ValueError as error:
+        raise DataError(f'{path} does not name a config: {error}') from None
 
 
 def load_config(path: str,

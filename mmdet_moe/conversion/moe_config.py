@@ -140,8 +140,8 @@ def _evaluators(cfg: Config) -> List[str]:
 
 
 def _coco_metric(evaluator: Any, name: str) -> Optional[str]:
-    """How to refer to the CocoMetric whose annotations can be counted; None
-    where there is none, or objects get other experts already."""
+    """How a config refers to the CocoMetric with annotations of the pictures;
+    None where there is none."""
     listed = evaluator if isinstance(evaluator, list) else [evaluator or {}]
     for i, metric in enumerate(listed):
         if (str(metric.get('type')).rpartition('.')[2] == 'CocoMetric'
