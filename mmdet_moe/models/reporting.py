@@ -120,6 +120,13 @@ class DecisionReporter:
         if decision.entries != pictures:
             raise _Unknown(f'it decides about {decision.entries} things where '
                            f'there are {pictures} pictures')
+        if len(decision.shapes[0]) == 2:  # tokens
+            queries = [] if source is None else source.item_counts()
+            tokens = decision.shapes[0][1]
+            if not queries or queries[0][0] != tokens:
+                # as the positions that an encoder sees
+                raise _Unknown(f'it decides about {tokens} tokens of a '
+                               'picture that are no queries')
         return (_with_levels(name, decision, source),
                 _parts([1] * pictures))
 

@@ -50,6 +50,18 @@ def test_layers_of_all_kinds():
                                decision.weights[rows])
 
 
+def test_tokens_of_an_encoder_are_no_queries():
+    model = stock.stock('detr')
+    detector = stock.build(model | dict(
+        type='MoEDetector', detector=model.type,
+        experts=[dict(at=['encoder.layers.0.ffn', 'decoder.layers.0.ffn'])]))
+    sample = run(detector)[0]
+    assert list(sample.decisions) == ['decoder.layers.0.ffn']
+    # maps of 3 x 4
+    assert sample.undecided == {'encoder.layers.0.ffn': (
+        'it decides about 12 tokens of a picture that are no queries')}
+
+
 def test_nothing_is_left_behind_after_an_error():
     detector = faster_rcnn()
     before = set(vars(detector))
