@@ -118,8 +118,10 @@ def _mix(x: Tensor, weights: Tensor, plan: Plan,
     outputs = (
         experts[e](part).movedim(*there)
         for e, part in zip(plan.rows, _gather(x, list(plan.rows.values()))))
-    # In a compiled graph the gradients of _Mixture are 0 (PyTorch 2.11).
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    # In a compiled graph the gradients of _Mixture are 0 (PyTorch 2.11), and
+    # jit.trace, which other FLOP counters use, stops at it.
+    if torch.is_grad_enabled() and not (torch.compiler.is_compiling()
+                                        or torch.jit.is_tracing()):
         mixture = _Mixture.apply(weights, plan.rows, *outputs)
     else:
         mixture = _weighted(weights, plan.rows, outputs)

@@ -97,6 +97,14 @@ def test_compiled():
         torch.testing.assert_close(a, b)
 
 
+def test_traced_with_gradients():
+    """As the counters of FLOPs do that look at a trace of the model."""
+    layer = MoELayer(subnet, 6, num_experts=3, top_k=2).eval()
+    x = torch.randn(4, 6, 5, 5)
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    torch.testing.assert_close(traced(x), layer(x))
+
+
 def test_an_expert_that_works_in_place():
     """The features stay what they are, also if all samples are its own."""
     for experts in (1, 3):
