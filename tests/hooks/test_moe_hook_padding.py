@@ -31,13 +31,12 @@ def dino():
     detector = build(model).train()
     optimizer = OptimWrapper(torch.optim.SGD(detector.parameters(), lr=0.1))
     runner = SimpleNamespace(model=detector, optim_wrapper=optimizer)
-    hook = MoEHook()
-    hook.before_train(runner)
-    return hook, runner
+    MoEHook().before_train(runner)
+    return runner
 
 
 def test_padded_denoising_queries_do_not_count(dino):
-    detector, optimizer = dino[1].model, dino[1].optim_wrapper
+    detector, optimizer = dino.model, dino.optim_wrapper
     queries = []
     detector.decoder.register_forward_pre_hook(
         lambda _, args, kwargs: queries.append(kwargs['query']),
@@ -62,23 +61,16 @@ def test_padded_denoising_queries_do_not_count(dino):
 
 
 def test_what_is_real_does_not_outlive_an_exception(dino):
-    hook, runner = dino
-    detector = runner.model
-    decoder, seen = detector.decoder, []
+    detector = dino.model
+    seen = []
 
     def fail(*_):
         seen.append(real_tokens((2, 78)))
         raise KeyError
 
     inputs, samples = pictures([BOXES, BOXES[:1]])
-    handle = decoder.layers[1].register_forward_pre_hook(fail)
+    detector.decoder.layers[1].register_forward_pre_hook(fail)
     with pytest.raises(KeyError):
         detector(inputs, samples, mode='loss')
     assert seen[0].sum() == 78 + 46
     assert real_tokens((2, 78)) is None
-    handle.remove()
-    hook.after_train(runner)
-    decoder.layers[1].register_forward_pre_hook(
-        lambda *_: seen.append(real_tokens((2, 78))))
-    detector(inputs, samples, mode='loss')
-    assert seen[1] is None

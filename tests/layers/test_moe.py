@@ -2,6 +2,7 @@ import copy
 import math
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from twins import decided
 
 from mmdet_moe.layers import MoELayer, fresh_copy
+
+approx = partial(pytest.approx, abs=1e-4)
 
 
 def conv():
@@ -198,13 +201,56 @@ def test_constraints_that_are_not_collected_are_an_error():
             layer(levels())[0].sum().backward()
 
 
-def test_activation_checkpointing_is_an_error():
+def test_a_call_that_is_checkpointed_counts_once():
+    # A layer that is called twice in a step, as in two levels: three samples
+    # for expert 0 and one for expert 1, and alike without a checkpoint.
+    x = [torch.ones(3, 6, 2, 2), -torch.ones(1, 6, 2, 2)]
+    gradients = []
+    for run in (lambda layer, x: layer(x), partial(
+            checkpoint, use_reentrant=False)):
+        torch.manual_seed(0)
+        layer = sign_routed(soft_constraint=dict(type='KLLoss'))
+        runs = []
+        layer.observe(runs.append)
+        for _ in range(3):
+            layer.zero_grad()
+            y = [run(layer, level) for level in x]
+            summary = layer.collect()
+            assert summary.total_importance.tolist() == approx([3, 1])
+            loss = sum(v.pow(2).mean() for v in y)
+            (loss + summary.losses['kl']).backward()
+            assert not layer.recorder.calls
+        gradients.append([
+            0 if p.grad is None else p.grad.sum().item()
+            for p in layer.parameters()
+        ])
+    assert len(runs) == 12  # each call ran again in the backward pass
+    assert any(gradients[0]) and gradients[1] == approx(gradients[0])
+
+
+def test_a_checkpointed_call_that_is_not_collected_is_an_error():
     layer = MoELayer(conv, 6, soft_constraint=dict(type='KLLoss'))
-    x = torch.randn(2, 6, 4, 4, requires_grad=True)
-    y = checkpoint(layer, x, use_reentrant=True)
-    layer.collect()
-    with pytest.raises(RuntimeError, match='with_cp'):
+    x = torch.randn(2, 6, 4, 4)
+    for collected in (True, False):
+        y = checkpoint(layer, x, use_reentrant=False)
+        if collected:
+            layer.collect()
+            y.sum().backward()
+    with pytest.raises(RuntimeError, match='MoEHook'):
         y.sum().backward()
+
+
+def test_reentrant_checkpointing_is_an_error_in_the_first_step():
+    for constraint in (dict(soft_constraint=dict(type='KLLoss')),
+                       dict(hard_constraint=dict(type='MeanImportance'))):
+        layer = MoELayer(conv, 6, **constraint)
+        x = torch.randn(2, 6, 4, 4, requires_grad=True)
+        y = checkpoint(layer, x, use_reentrant=True)
+        assert layer.collect() is None
+        with pytest.raises(RuntimeError, match='use_reentrant=False'):
+            y.sum().backward()
+    layer = MoELayer(conv, 6)  # without a constraint nothing is lost
+    checkpoint(layer, x, use_reentrant=True).sum().backward()
 
 
 def test_synchronised_batchnorm_is_refused():
