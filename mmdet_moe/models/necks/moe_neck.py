@@ -34,6 +34,9 @@ class MoENeck(BaseModule):
         [32, 16]
     """
 
+    dense_twin = None  # it only adds
+    moe_keys = ()
+
     def __init__(self,
                  in_channels: int,
                  moe: Optional[dict] = None,
