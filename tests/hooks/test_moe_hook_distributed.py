@@ -21,7 +21,7 @@ class Tower(BaseModel):
         super().__init__()
         self.stem = nn.Conv2d(4, 4, 1)
         self.tower = MoELayer(
-            lambda: nn.Conv2d(4, 4, 1),
+            lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
             4,
             soft_constraint=dict(type='KLLoss'),
             hard_constraint=dict(type='RelativeImportance'))
@@ -56,7 +56,12 @@ def on_rank(rank: int, port: int, folder: str) -> None:
         float(hub.get_scalar(f'train/moe/tower/importance_{e}').current())
         for e in range(4)
     ]
-    torch.save((torch.stack(states), kl, importance), f'{folder}/{rank}.pth')
+    statistics = torch.cat([
+        norm.running_mean for norm in model.modules()
+        if isinstance(norm, nn.BatchNorm2d)
+    ])
+    torch.save((torch.stack(states), statistics, kl, importance),
+               f'{folder}/{rank}.pth')
     train_frozen(rank)
     dist.destroy_process_group()
 
@@ -84,8 +89,9 @@ def test_two_ranks_agree(tmp_path):
     port = 20000 + (os.getpid() + 7) % 20000
     mp.spawn(on_rank, (port, str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f'{r}.pth') for r in range(2))
-    assert torch.equal(first[0], second[0])
-    assert first[1:] == second[1:]
+    for a, b in zip(first[:2], second[:2]):
+        assert torch.equal(a, b) and a.any()
+    assert first[2:] == second[2:]
     # Two accumulated passes are one step of the constraint.
     states = first[0]
     assert not states[0].any() and states[1].any()

@@ -83,10 +83,11 @@ def test_two_ranks_equal_one_process(tmp_path):
                 assert torch.allclose(result[name], value, atol=1e-5), name
 
 
-# What the gate sees of each rank's calls of layer B: with sign_routed() a
-# sample of ones goes to expert 0, of minus ones to expert 1. Rank 0 never
-# calls it.
-CALLS = ((), ((1, 3), (-1, 1)))  # sign, number of samples
+# By rank, the sign of the features of each call, and the number of samples.
+CALLS = dict(
+    a=([(1, 1)], [(-1, 1), (1, 2)]),  # rank 1 calls the layer once more
+    b=([], [(1, 3), (-1, 1)]),  # rank 0 never does
+    idle=([], []))
 
 
 def sign_routed(**options):
@@ -97,11 +98,6 @@ def sign_routed(**options):
     layer.gate.fc_bias.data = torch.tensor([0.0, 0.0, -99.0])
     layer.gate.fc_weight.data = torch.tensor([[9.0] * 4, [-9.0] * 4, [0.0] * 4])
     return layer
-
-
-def call(layer, calls):
-    for sign, n in calls:
-        layer(torch.full((n, 4, 2, 2), float(sign)))
 
 
 def skipping(rank: int, port: int, folder: str) -> None:
@@ -117,26 +113,24 @@ def skipping(rank: int, port: int, folder: str) -> None:
     dist.all_reduce = counted
     result = {}
     for over in ('step', 'call'):
-        layers = dict(
-            a=sign_routed(),
-            b=sign_routed(balance_over=over, hard_constraint=dict(
-                type='RelativeImportance')),
-            idle=sign_routed(balance_over=over))
-        call(layers['a'], [(1, 2)])
-        call(layers['b'], CALLS[rank])
+        hard = dict(type='RelativeImportance')
+        layers = {
+            name: sign_routed(balance_over=over, hard_constraint=hard)
+            for name in CALLS
+        }
+        for name, layer in layers.items():
+            for sign, n in CALLS[name][rank]:
+                layer(torch.full((n, 4, 2, 2), float(sign)))
         count.clear()
         summaries = collect(layers)
-        loss = sum(s.losses['importance'] for s in summaries.values() if s)
-        loss.backward()
-        result[over] = dict(
-            collectives=len(count),
-            idle=summaries['idle'] is None,
-            a=summaries['a'].importance.tolist(),
-            b=summaries['b'].importance.tolist(),
-            share=summaries['b'].share.tolist(),
-            loss=summaries['b'].losses['importance'].item(),
-            pending=layers['b'].hard_constraint.pending.tolist())
-        layers['b'].step()
+        assert len(count) == dict(step=1, call=2)[over]
+        assert summaries.pop('idle') is None
+        result[over] = {
+            name: (summary.losses['importance'].item(),
+                   summary.importance.tolist(), summary.share.tolist(),
+                   layers[name].hard_constraint.pending.tolist())
+            for name, summary in summaries.items()
+        }
     # Nobody has a sample, which is a call nevertheless.
     layer = sign_routed(balance_over='call')
     if rank == 0:
@@ -152,15 +146,14 @@ def test_a_rank_may_skip_a_layer(tmp_path):
     mp.spawn(skipping, (port, str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f'{r}.pth') for r in range(2))
     assert first == second
-    # Importance (3, 1, 0): variance 7/3 over the square of the mean 4/3. Of
-    # each call on its own, (3, 0, 0) and (0, 1, 0): 3.
-    for over, collectives, loss in (('step', 1, 21 / 16), ('call', 2, 3.0)):
-        assert first[over] == dict(
-            collectives=collectives,
-            idle=True,
-            a=approx([1, 0, 0]),
-            b=approx([0.75, 0.25, 0]),
-            share=[1, 1, 0],
-            loss=approx(loss),
-            pending=approx([3, 1, 0]))
+    # Importance (3, 1, 0): variance 7/3 over the square of the mean 4/3. One
+    # by one, of b (3, 0, 0) and (0, 1, 0): 3. Of a the first calls of both
+    # ranks, (1, 1, 0): 1/3 over 4/9, and (2, 0, 0): 3.
+    losses = dict(
+        step=dict(a=21 / 16, b=21 / 16), call=dict(a=(3 / 4 + 3) / 2, b=3))
+    for over, expected in losses.items():
+        for name, loss in expected.items():
+            assert first[over][name] == (
+                approx(loss), approx([0.75, 0.25, 0]), [1, 1, 0],
+                approx([3, 1, 0]))
     assert first['empty'] == 0
