@@ -55,8 +55,9 @@ class _Guard:
 def _not_collected(layer: str) -> RuntimeError:
     return RuntimeError(
         f'the constraints of {layer} are not part of this training step and '
-        'would have no effect. In a config add the hook MoEHook; in your own '
-        'loop add the losses of MoELayer.collect(). If that is done, the '
+        "would have no effect. In a config add the hook dict(type='MoEHook'); "
+        'in your own loop add the losses of MoELayer.collect(). If that is '
+        'done, the '
         'layer runs under reentrant activation checkpointing, as with_cp=True '
         'has it, which cannot be combined with a constraint: switch one of the '
         'two off, or use checkpoint(..., use_reentrant=False).')
