@@ -94,7 +94,8 @@ class Collector:
             self._keep(samples)
             for sample in data['data_samples']:
                 del sample.gt_instances  # need no levels once more
-            with outputs_kept(self.layers):
+            with outputs_kept(self.layers), \
+                    self.model.decision_reporter.paused():
                 for intervention, ap in self._wanted().items():
                     if ap is not self.ap:
                         samples = self._run(data, intervention, features)

@@ -99,8 +99,10 @@ class Decision:
             nowhere if x is None else x.cpu() for x in (levels, items))
         inputs = self._inputs(levels)
         entries = items if self.about == 'items' else torch.zeros_like(items)
-        found = self.scope.locate(self.shapes, inputs, entries,
-                                  self._relative(boxes), items)
+        centres = self._relative(boxes)
+        if self.about == 'items':
+            centres = torch.full_like(centres, 0.5)  # the map is the region's
+        found = self.scope.locate(self.shapes, inputs, entries, centres, items)
         known = (inputs >= 0) & (entries >= 0) & (entries < self.entries)
         return found.where(known, nowhere)
 
@@ -154,6 +156,7 @@ class Decision:
 
 def rows_at(values: Tensor, index: Tensor) -> Tensor:
     """Rows of (N, ...) at (n,) indices, NaN where the index is -1."""
+    index = index.to(values.device)
     if not len(values):
         return values.new_full((len(index), *values.shape[1:]), torch.nan)
     rows = values[index.clamp_min(0)]

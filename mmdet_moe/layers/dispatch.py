@@ -65,8 +65,10 @@ def sparse_dispatch(
     if distributed() and torch.is_grad_enabled():
         busy = {e for plan in plans for e in plan.rows}
         idle = [x for e, x in enumerate(experts) if e not in busy]
+        # Weights of no sample are in no mixture, and the gate would be idle.
         outputs[0] = _Tie.apply(
-            outputs[0], *(p for expert in idle for p in expert.parameters()))
+            outputs[0], *(p for expert in idle for p in expert.parameters()),
+            *(w for w in weights if not len(w)))
     return outputs
 
 
@@ -94,12 +96,14 @@ class RememberingDispatch:
 
     def _output(self, level: int, e: int, x: Tensor,
                 experts: Sequence[nn.Module]) -> Tensor:
-        piece, output = self._kept.get((level, e), (None, None))
+        # A layer that is called level by level has a piece of each shape.
+        key = level, x.shape, e
+        piece, output = self._kept.get(key, (None, None))
         # Pieces that are cut out of maps are new tensors at each call.
         if piece is not x and not (piece is not None and torch.equal(piece, x)
                                    ):
             output = experts[e](x)
-            self._kept[level, e] = x, output
+            self._kept[key] = x, output
         return output
 
 

@@ -26,8 +26,9 @@ class Plan:
 def make_plans(weights: Sequence[Tensor]) -> List[Plan]:
     """L tensors (n_l, E) -> a plan for each level.
 
-    Only counts are brought to the host, L x (E + 1) of them at once: each
-    transfer synchronises the GPU.
+    Weights stay where they are, and counts are brought to the host, L x (E +
+    1) of them at once. On a GPU that synchronises, and so do ``nonzero`` and
+    ``bincount``, but nothing here grows with L or E.
     """
     table = torch.cat(list(weights)).detach()
     experts, device = table.shape[1], table.device

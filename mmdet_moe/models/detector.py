@@ -1,6 +1,5 @@
 """Any detector with experts, from its stock config."""
 import copy
-from functools import wraps
 from operator import itemgetter
 from typing import List, Sequence
 
@@ -58,7 +57,7 @@ def build_moe_detector(*,
              'at least one, as no other part of the model has experts')
     if done:
         print_log(replacement_table(done), 'current')
-    _keep_weights(built)
+    built.init_weights = _Initialise(built)
     report_decisions(built)
     return built
 
@@ -69,17 +68,22 @@ build_moe_detector.dense_twin = itemgetter('detector')
 build_moe_detector.moe_keys = ('detector', 'experts')
 
 
-def _keep_weights(detector: nn.Module) -> None:
-    """Keep what has its own weights out of the detector's initialisation.
+class _Initialise:
+    """In the place of a detector's ``init_weights``.
 
-    A detector may draw all parameters of a decoder anew. The gates' have
-    their own scale; a gate that is loaded from a checkpoint is left as it is.
-    And an initialiser of the whole model has the last word.
+    It keeps what has its own weights out of that. A detector may draw all
+    parameters of a decoder anew, and the gates' have their own scale; a gate
+    that is loaded from a checkpoint is left as it is. And an initialiser of
+    the whole model has the last word.
+
+    As an object that holds the detector it is copied with it.
     """
-    initialise = detector.init_weights
 
-    @wraps(initialise)
-    def init_weights():
+    def __init__(self, detector: nn.Module) -> None:
+        self.detector = detector
+
+    def __call__(self) -> None:
+        detector = self.detector
         whole = _of_the_whole_model(detector.init_cfg)
         if whole:
             initialize(detector, whole)
@@ -94,14 +98,12 @@ def _keep_weights(detector: nn.Module) -> None:
                     lambda state, prefix, *_, i=i: loaded.update(
                         {i} if any(k.startswith(prefix) for k in state) else
                         ())))
-        initialise()
+        type(detector).init_weights(detector)
         for handle in handles:
             handle.remove()
         for i, gate in enumerate(gates):
             if i not in loaded:
                 gate.load_state_dict(drawn[i])
-
-    detector.init_weights = init_weights
 
 
 def _of_the_whole_model(init_cfg) -> List[dict]:

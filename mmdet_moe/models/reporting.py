@@ -1,7 +1,7 @@
 """Who decided about which detection: attached to what a detector returns."""
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.structures import InstanceData
@@ -45,14 +45,24 @@ class DecisionReporter:
     def __init__(self, detector: nn.Module) -> None:
         self.provenance = provenance_of(detector)
         self._stack = ExitStack()
+        self._paused = False
         self._decisions: Dict[str, List[Decision]] = {}
         detector.register_forward_pre_hook(self._before, with_kwargs=True)
         detector.register_forward_hook(
             self._after, with_kwargs=True, always_call=True)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Report nothing inside of the block: predictions are faster."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
     def _before(self, detector: nn.Module, args: tuple, kwargs: dict) -> None:
         self._stack.close()
-        if _mode(args, kwargs) == 'predict':
+        if _mode(args, kwargs) == 'predict' and not self._paused:
             self._decisions = self._stack.enter_context(traced(detector))
             if self.provenance is not None:
                 self._stack.enter_context(self.provenance.watch())
@@ -73,15 +83,18 @@ class DecisionReporter:
                 whole[name] = self._whole(name, decisions, len(samples))
             except _Unknown as reason:
                 undecided[name] = str(reason)
-        origins = [self._origin(b, s) for b, s in enumerate(samples)]
-        objects = self._objects(samples, origins)
-        for b, (sample, origin) in enumerate(zip(samples, origins)):
+        for b, sample in enumerate(samples):
             extent = _extent(sample.metainfo)
             sample.decisions = {
                 name: decision.part(*parts[b], extent=extent)
                 for name, (decision, parts) in whole.items()
             }
             sample.undecided = undecided
+        if not all('pred_instances' in sample for sample in samples):
+            return  # a detector of stuff, or of none but panoptic segments
+        origins = [self._origin(b, s) for b, s in enumerate(samples)]
+        objects = self._objects(samples, origins)
+        for b, (sample, origin) in enumerate(zip(samples, origins)):
             found = sample.pred_instances
             if self.provenance is not None:
                 if self.provenance.num_levels:
@@ -106,12 +119,14 @@ class DecisionReporter:
         """
         if not calls:
             raise _Unknown('it is not used in prediction')
-        # The last of the layers of a decoder that share it makes the result.
-        decision = (calls[-1] if calls[0].scope.rows else join(calls)).cpu()
         source = self.provenance
         if source is not None and name.startswith(source.later):
             raise _Unknown('it sees detections that are made already')
-        if source is not None and name.startswith(source.prefixes):
+        # The last of the layers of a decoder that share it makes the result.
+        decision = (calls[-1] if calls[0].scope.rows else join(calls)).cpu()
+        if source is not None and f'{name}.'.startswith(source.prefixes):
+            # What comes later is about detections, as for a mask head.
+            decision = calls[0].cpu()
             counts = source.item_counts()[0]
             if sum(counts) != decision.entries:
                 raise _Unknown(f'it decides about {decision.entries} things, '

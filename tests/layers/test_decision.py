@@ -109,6 +109,16 @@ def test_regions_and_queries():
         assert none.at(at, items=items).shape == (4, 2)
 
 
+def test_a_patch_of_a_region_is_its_middle():
+    """The map is the region's own, wherever in the picture the box is."""
+    moe = layer(scope=dict(type='PatchScope', grid=3))
+    crops = torch.cat([signs('---', '-+-', '---'), signs('+++', '+-+', '+++')])
+    decision = decide(moe, [crops]).part(0, 2, about='items',
+                                         extent=(90.0, 90.0))
+    at = decision.at(boxes((5, 5), (85, 5)), items=torch.tensor([0, 1]))
+    assert at.tolist() == [[1, 0], [0, 1]]
+
+
 def test_a_decision_does_not_change():
     moe = layer()
     x = [signs('+')]

@@ -214,6 +214,13 @@ def test_remembered_experts_run_once_for_all_weights():
     # the same values in new tensors, as patches are cut out at every call
     dispatch([p.clone() for p in pieces], weights, experts)
     assert [e.calls for e in experts] == [2, 2, 2]
+    # level by level, as a convolution of a tower is called
+    alone = RememberingDispatch()
+    counting = [Counting(), Counting(), Counting()]
+    for _ in range(2):
+        for piece, w in zip(pieces, weights):
+            alone([piece], [w], counting)
+    assert [e.calls for e in counting] == [2, 2, 2]
     nothing, = dispatch([torch.zeros(0, 3, 4, 4)], [torch.zeros(0, 3)],
                         experts)
     assert nothing.shape == (0, 2, 4, 4)

@@ -8,16 +8,18 @@ import torch
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.registry import MODELS, VISUALIZERS
 from mmengine.config import Config
+from torch import nn
 
 from mmdet_moe.layers import moe_layers
+from mmdet_moe.models import Mixture
 from mmdet_moe.names import weights_field
 
 FC = 'roi_head.bbox_head.shared_fcs.1'
 
 
-def faster_rcnn():
+def faster_rcnn(build=stock.build):
     model = stock.stock('faster_rcnn')
-    return stock.build(model | dict(
+    return build(model | dict(
         type='MoEDetector', detector=model.type, experts=[
             dict(at=[FC, 'rpn_head.rpn_conv', 'backbone.layer4.1'],
                  num_experts=3)]))
@@ -86,6 +88,55 @@ def test_a_copy_reports_for_itself():
         assert (sample.decisions[FC].weights[:, 2] == 0).all()
     assert any((s.decisions[FC].weights[:, 2] > 0).any()
                for s in run(detector))
+
+
+def test_a_copy_initialises_itself():
+    detector = faster_rcnn(MODELS.build)  # not initialised yet
+    twin = copy.deepcopy(detector)
+    before = copy.deepcopy(detector.state_dict())
+    twin.init_weights()
+    for key, value in detector.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    fc = f'{FC}.experts.0.weight'
+    assert not torch.equal(twin.state_dict()[fc], before[fc])
+
+
+def test_a_layer_that_is_run_on_regions_and_then_on_detections():
+    """As a shared head is by a mask head: the regions count."""
+    detector = faster_rcnn()
+    shared = Mixture(nn.Conv2d(64, 64, 1), dict(num_experts=3)).eval()
+    detector.roi_head.shared_head = shared  # the roi head calls it
+    predict = detector.roi_head.predict
+
+    def then_on_detections(x, *args, **kwargs):
+        found = predict(x, *args, **kwargs)
+        shared(torch.randn(7, 64, 7, 7))
+        return found
+
+    detector.roi_head.predict = then_on_detections
+    for sample in run(detector):
+        decision = sample.decisions['roi_head.shared_head']
+        assert decision.shapes == ((50, 7, 7), )
+        assert len(decision.places()) == len(decision.weights) == 50
+        found = sample.pred_instances
+        assert torch.equal(found[weights_field('roi_head.shared_head')],
+                           decision.weights[found.item_ids])
+
+
+def test_predictions_without_instances():
+    """As of a detector that gives panoptic segments only."""
+    detector = faster_rcnn()
+    add = detector.add_pred_to_datasample
+
+    def segments_only(samples, results):
+        samples = add(samples, results)
+        for sample in samples:
+            del sample.pred_instances
+        return samples
+
+    detector.add_pred_to_datasample = segments_only
+    sample = run(detector)[0]
+    assert len(sample.decisions) == 3 and 'pred_instances' not in sample
 
 
 @pytest.fixture(scope='module')

@@ -3,6 +3,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
+from mmdet.structures.bbox import get_box_tensor, scale_boxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -114,10 +115,15 @@ class RegionProvenance(Provenance):
                 metas: Sequence[dict]) -> List[Origin]:
         """Objects on the levels of their boxes: training adds these boxes to
         the regions. They have no item."""
-        return [self._object(o.bboxes, m) for o, m in zip(objects, metas)]
+        return [
+            self._object(
+                scale_boxes(
+                    get_box_tensor(o.bboxes).clone(),
+                    m.get('scale_factor', (1, 1))))
+            for o, m in zip(objects, metas)
+        ]
 
-    def _object(self, boxes: Tensor, meta: dict) -> Origin:
-        boxes = boxes * boxes.new_tensor(meta['scale_factor']).repeat(2)
+    def _object(self, boxes: Tensor) -> Origin:
         unknown = Origin.unknown(len(boxes), boxes.device)
         rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
         return Origin(self._levels(rois), unknown.items)
