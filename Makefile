@@ -24,8 +24,10 @@ setup: $(SETUP)
 $(VENV)/.ready: tools/setup_env.sh setup.cfg pyproject.toml
 	@bash tools/setup_env.sh $(VENV)
 
+# A process for each core with one thread, as the models are small; the tests
+# of a file share what they train.
 test: $(SETUP)
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 # Every config of configs/retinanet_moe/ through tools/train.py (10 minutes).
 test-study: $(SETUP)
