@@ -59,8 +59,7 @@ class Collector:
         self.classes = [coco.cats[c]['name'] for c in self.cat_ids]
         self.layers = moe_layers(model)
         report_decisions(model)
-        source = model.decision_reporter.provenance
-        self.levels = 0 if source is None else source.num_levels
+        self.levels = model.decision_reporter.provenance.num_levels
         self.levels_by: Optional[str] = None
         self.ap = AveragePrecision(coco, self.cat_ids, img_ids)
         self.interventions = {

@@ -12,14 +12,17 @@ def dense_twin(cfg: Any) -> Any:
     ``dense_twin`` is changed: it becomes one of that type, or of the type
     that ``dense_twin(cfg)`` returns, and loses the keys that ``moe_keys``
     lists. A part whose ``dense_twin`` is None only adds to a detector, and is
-    taken out of the list that it is in.
+    taken out of the list or dict that it is in.
     """
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(
             dense_twin(item) for item in cfg if _twin_type(item) is not None)
     if not isinstance(cfg, dict):
         return cfg
-    twin = {key: dense_twin(value) for key, value in cfg.items()}
+    twin = {
+        key: dense_twin(value)
+        for key, value in cfg.items() if _twin_type(value) is not None
+    }
     part = _part(cfg)
     if hasattr(part, 'dense_twin'):
         twin = {k: v for k, v in twin.items() if k not in part.moe_keys}

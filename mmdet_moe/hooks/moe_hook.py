@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmdet_moe.layers import (
@@ -236,11 +236,15 @@ def _optimizers(wrapper) -> list:
 
 
 def _padding_does_not_count(model: nn.Module) -> RealTokens:
-    """Tell the layers of an encoder and decoder which tokens are real."""
-    inside = ExitStack()
-    return RealTokens(
-        model, lambda mask: inside.enter_context(real_tokens_are(mask)),
-        inside.close)
+    """Tell the layers which tokens of encoder and decoder are real."""
+    told = ExitStack()
+
+    def tell(mask: Optional[Tensor]) -> None:
+        told.close()
+        if mask is not None:
+            told.enter_context(real_tokens_are(mask))
+
+    return RealTokens(model, tell)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,16 +1,21 @@
 """Who decided about which detection: attached to what a detector returns."""
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmdet_moe.layers import Decision, join, traced
+from mmdet_moe.layers import Decision, traced
 from mmdet_moe.names import weights_field
 
-from .provenance import Origin, matching_detections, provenance_of, take
+from .provenance import (
+    Origin,
+    Undecided,
+    matching_detections,
+    provenance_of,
+    take,
+)
 
 
 def report_decisions(detector: nn.Module) -> None:
@@ -64,8 +69,7 @@ class DecisionReporter:
         self._stack.close()
         if _mode(args, kwargs) == 'predict' and not self._paused:
             self._decisions = self._stack.enter_context(traced(detector))
-            if self.provenance is not None:
-                self._stack.enter_context(self.provenance.watch())
+            self._stack.enter_context(self.provenance.watch())
 
     def _after(self, detector: nn.Module, args: tuple, kwargs: dict,
                output) -> None:
@@ -77,11 +81,13 @@ class DecisionReporter:
 
     def _report(self, samples: Sequence,
                 calls: Dict[str, List[Decision]]) -> None:
+        source = self.provenance
         whole, undecided = {}, {}
         for name, decisions in calls.items():
             try:
-                whole[name] = self._whole(name, decisions, len(samples))
-            except _Unknown as reason:
+                decision, counts = source.about(name, decisions, len(samples))
+                whole[name] = decision.cpu(), _parts(counts)
+            except Undecided as reason:
                 undecided[name] = str(reason)
         for b, sample in enumerate(samples):
             extent = _extent(sample.metainfo)
@@ -92,15 +98,17 @@ class DecisionReporter:
             sample.undecided = undecided
         if not all('pred_instances' in sample for sample in samples):
             return  # a detector of stuff, or of none but panoptic segments
-        origins = [self._origin(b, s) for b, s in enumerate(samples)]
+        origins = [
+            source.detections(b, s.pred_instances, s.metainfo)
+            for b, s in enumerate(samples)
+        ]
         objects = self._objects(samples, origins)
         for b, (sample, origin) in enumerate(zip(samples, origins)):
             found = sample.pred_instances
-            if self.provenance is not None:
-                if self.provenance.num_levels:
-                    found.level_ids = origin.levels
-                if self.provenance.item_counts():
-                    found.item_ids = origin.items
+            if source.num_levels:
+                found.level_ids = origin.levels
+            if source.num_items:
+                found.item_ids = origin.items
             for name, decision in sample.decisions.items():
                 weights = decision.at(found.bboxes, origin.levels,
                                       origin.items)
@@ -109,62 +117,20 @@ class DecisionReporter:
             if objects[b] is not None:
                 sample.gt_origins = objects[b]
 
-    def _whole(self, name: str, calls: List[Decision],
-               pictures: int) -> Tuple[Decision, List[Tuple[int, int]]]:
-        """One decision of a layer about the batch, and what entries of it
-        are about which picture.
-
-        Raises:
-            _Unknown: It cannot be told.
-        """
-        if not calls:
-            raise _Unknown('it is not used in prediction')
-        source = self.provenance
-        if source is not None and name.startswith(source.later):
-            raise _Unknown('it sees detections that are made already')
-        # The last of the layers of a decoder that share it makes the result.
-        decision = (calls[-1] if calls[0].scope.rows else join(calls)).cpu()
-        if source is not None and f'{name}.'.startswith(source.prefixes):
-            # What comes later is about detections, as for a mask head.
-            decision = calls[0].cpu()
-            counts = source.item_counts()[0]
-            if sum(counts) != decision.entries:
-                raise _Unknown(f'it decides about {decision.entries} things, '
-                               f'and there are {sum(counts)} regions')
-            return replace(decision, about='items'), _parts(counts)
-        if decision.entries != pictures:
-            raise _Unknown(f'it decides about {decision.entries} things where '
-                           f'there are {pictures} pictures')
-        if len(decision.shapes[0]) == 2:  # tokens
-            queries = [] if source is None else source.item_counts()
-            tokens = decision.shapes[0][1]
-            if not queries or queries[0][0] != tokens:
-                # as the positions that an encoder sees
-                raise _Unknown(f'it decides about {tokens} tokens of a '
-                               'picture that are no queries')
-        return (_with_levels(name, decision, source),
-                _parts([1] * pictures))
-
-    def _origin(self, picture: int, sample) -> Origin:
-        found = sample.pred_instances
-        if self.provenance is None:
-            return Origin.unknown(len(found), found.labels.device)
-        return self.provenance.detections(picture, found, sample.metainfo)
-
     def _objects(self, samples: Sequence, origins: Sequence[Origin]
                  ) -> List[Optional[InstanceData]]:
         """Where the annotated objects of pictures belong; None for a picture
         that has no annotation."""
         # A pipeline that loads no annotations gives instances without any.
         annotated = ['labels' in s.get('gt_instances', ()) for s in samples]
-        source = self.provenance
-        if not any(annotated) or source is None:
+        if not any(annotated):
             return [None] * len(samples)
         objects = [
             s.gt_instances if there else _no_objects(s)
             for s, there in zip(samples, annotated)
         ]
-        assigned = source.objects(objects, [s.metainfo for s in samples])
+        assigned = self.provenance.objects(
+            objects, [s.metainfo for s in samples])
         result = []
         for b, (sample, one) in enumerate(zip(samples, objects)):
             if not annotated[b]:
@@ -183,10 +149,6 @@ class DecisionReporter:
         return result
 
 
-class _Unknown(Exception):
-    """Why nothing can be said about the decisions of a layer."""
-
-
 def _mode(args: tuple, kwargs: dict) -> str:
     """Of ``forward(inputs, data_samples=None, mode='tensor')``."""
     return kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
@@ -196,34 +158,6 @@ def _parts(counts: Sequence[int]) -> List[Tuple[int, int]]:
     """First entry of each picture, and the one after its last."""
     ends = torch.tensor([0, *counts]).cumsum(0).tolist()
     return list(zip(ends, ends[1:]))
-
-
-def _with_levels(name: str, decision: Decision, source) -> Decision:
-    """With the pyramid level that each map is about.
-
-    A part of the head sees the maps of the head's levels, and maybe not all
-    of them. A single map elsewhere, as in a backbone, is about everything.
-
-    Raises:
-        _Unknown: There are several maps that are not those of the levels.
-    """
-    maps = [shape for shape in decision.shapes if len(shape) == 3]
-    levels = 0 if source is None else source.num_levels
-    if len(maps) < len(decision.shapes):
-        return decision
-    if len(maps) == 1 and (levels < 2 or 'head' not in name.split('.')[0]):
-        return decision
-    free = list(enumerate([] if source is None else source.level_sizes))
-    found = []
-    for shape in maps:
-        match = next((i for i, size in free if tuple(size) == shape[1:]), None)
-        if match is None:
-            raise _Unknown(f'it sees maps of {maps[0][1:]} and so on, and the '
-                           f'detections come from {levels} levels of other '
-                           'sizes')
-        free = [(i, size) for i, size in free if i != match]
-        found.append(match)
-    return replace(decision, levels=tuple(found))
 
 
 def _extent(meta: dict) -> Tuple[float, float]:

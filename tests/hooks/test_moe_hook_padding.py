@@ -19,13 +19,14 @@ BOXES = [[8., 8., 40., 40.], [20., 30., 70., 60.], [5., 50., 30., 75.]]
 
 @pytest.fixture
 def dino():
-    """DINO with experts in its decoder, at the beginning of a training."""
+    """DINO with experts in decoder and head, at the start of a training."""
     model = stock('dino')
     model.update(
         type='MoEDetector',
         detector=model.type,
         experts=[
-            dict(at='decoder.layers.*.ffn', num_experts=4,
+            dict(at=['decoder.layers.*.ffn', 'bbox_head.cls_branches.*'],
+                 num_experts=4,
                  hard_constraint=dict(type='RelativeImportance'))
         ])
     detector = build(model).train()
@@ -35,11 +36,14 @@ def dino():
     return runner
 
 
-def test_padded_denoising_queries_do_not_count(dino):
+def test_padding_does_not_count(dino):
     detector, optimizer = dino.model, dino.optim_wrapper
-    queries = []
+    queries, pixels = [], []
     detector.decoder.register_forward_pre_hook(
         lambda _, args, kwargs: queries.append(kwargs['query']),
+        with_kwargs=True)
+    detector.encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: pixels.append(kwargs['key_padding_mask']),
         with_kwargs=True)
     inputs, samples = pictures([BOXES, BOXES[:1]])
     with traced(detector) as decisions:
@@ -49,9 +53,11 @@ def test_padded_denoising_queries_do_not_count(dino):
     real = ~(queries[0] == 0).all(dim=-1)
     # 24 // 3 objects = 8 groups of 2 x 3 queries, or 2 x 1; and 30 others.
     assert real.shape == (2, 78) and real.sum(dim=1).tolist() == [78, 46]
+    proposing = f'bbox_head.cls_branches.{detector.decoder.num_layers}'
     for name, layer in moe_layers(detector).items():
-        weights = decisions[name][0].weights.view(2, 78, 4)
-        importance = weights[real].sum(dim=0)
+        counts = ~pixels[0] if name == proposing else real
+        weights = decisions[name][0].weights.view(*counts.shape, 4)
+        importance = weights[counts].sum(dim=0)
         # The first step of R_e = (I_e - mean) / mean.
         torch.testing.assert_close(layer.hard_constraint.relative_importance,
                                    importance / importance.mean() - 1)

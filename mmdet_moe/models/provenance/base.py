@@ -1,11 +1,13 @@
 """Where detections and objects come from: the interface."""
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
+
+from mmdet_moe.layers import Decision, join
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,29 @@ class Origin:
         return cls(nothing, nothing)
 
 
+class Undecided(Exception):
+    """Why nothing is known of what a layer decided about detections."""
+
+
 class Provenance:
     """Says where the detections of one kind of detector come from.
 
     A prediction is watched, see :meth:`watch`; afterwards, until the next
     one, it answers for each picture of the batch. A detector of another kind
-    is a subclass of its own, in a file of its own.
+    is a subclass of its own, in a file of its own. This class itself fits
+    every detector, and knows of none where its detections come from.
 
     Attributes:
         num_levels: L, pyramid levels that a detection can come from; 0 if
             there are none.
         level_sizes: Height and width of the feature map of each level, in the
             prediction that was watched.
-        prefixes: Start of the names of modules that see regions, cut out of
-            all pictures one after the other, rather than pictures.
+        num_items: For each picture of that prediction the number of its
+            regions or queries. Empty if the detector has neither.
+        heads: Start of the names of modules that see the maps of the levels,
+            or of one of them.
+        item_modules: Start of the names of modules that see regions or
+            queries, of all pictures one after the other, on the first axis.
         later: Start of the names of modules that see detections, once they
             are made, as a mask head does.
 
@@ -49,7 +60,9 @@ class Provenance:
     """
     num_levels: int = 0
     level_sizes: Sequence[Tuple[int, int]] = ()
-    prefixes: Tuple[str, ...] = ()
+    num_items: Sequence[int] = ()
+    heads: Tuple[str, ...] = ()
+    item_modules: Tuple[str, ...] = ()
     later: Tuple[str, ...] = ()
 
     def __init__(self, detector: nn.Module) -> None:
@@ -58,7 +71,7 @@ class Provenance:
     @classmethod
     def fits(cls, detector: nn.Module) -> bool:
         """Whether this class can answer for a detector."""
-        raise NotImplementedError
+        return True
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -69,19 +82,17 @@ class Provenance:
         """
         yield
 
-    def detections(self, picture: int, found: InstanceData, meta: dict,
-                   rescaled: bool = True) -> Origin:
+    def detections(self, picture: int, found: InstanceData,
+                   meta: dict) -> Origin:
         """Where the detections of a picture come from.
 
         Args:
             picture: Its number in the batch.
             found: ``bboxes`` (n, 4), ``labels`` and ``scores`` (n,), as the
-                detector returned them.
+                detector returned them, in the original picture's coordinates.
             meta: Of the picture: its sizes and scale.
-            rescaled: Whether the boxes are in the original picture's
-                coordinates.
         """
-        raise NotImplementedError
+        return Origin.unknown(len(found.labels), found.labels.device)
 
     def objects(self, objects: Sequence[InstanceData],
                 metas: Sequence[dict]) -> Optional[List[Origin]]:
@@ -97,10 +108,70 @@ class Provenance:
         """
         return None
 
-    def item_counts(self) -> List[List[int]]:
-        """Possible numbers of items of each picture of the batch.
+    def about(self, layer: str, calls: Sequence[Decision],
+              pictures: int) -> Tuple[Decision, Sequence[int]]:
+        """What a layer decided in the prediction that was watched.
 
-        For a second stage the numbers of regions, and, where a mask head is
-        run on detections, the numbers of these. For queries their number.
+        Args:
+            layer: Its name in the detector.
+            calls: Its decisions, one for each call.
+            pictures: B, the size of the batch.
+
+        Returns:
+            One decision, and how many of its entries are about each picture.
+
+        Raises:
+            Undecided: It cannot be told.
         """
-        return []
+        if not calls:
+            raise Undecided('it is not used in prediction')
+        if layer.startswith(self.later):
+            raise Undecided('it sees detections that are made already')
+        if f'{layer}.'.startswith(self.item_modules):
+            # Later calls are about detections, as of a mask head.
+            counts, entries = self.num_items, calls[0].entries
+            if sum(counts) != entries:
+                raise Undecided(f'it decides about {entries} things, and '
+                                f'there are {sum(counts)} regions')
+            return replace(calls[0], about='items'), counts
+        # The last of the layers of a decoder that share it makes the result.
+        decision = calls[-1] if calls[0].scope.rows else join(calls)
+        if decision.entries != pictures:
+            raise Undecided(f'it decides about {decision.entries} things where '
+                            f'there are {pictures} pictures')
+        self._check_tokens(decision)
+        levels = self._levels_of(layer, [s[1:] for s in decision.shapes])
+        return replace(decision, levels=levels), [1] * pictures
+
+    def _check_tokens(self, decision: Decision) -> None:
+        """Tokens that are queries can be told, others cannot."""
+        _, *extent = decision.shapes[0]
+        if len(extent) == 1 and extent[0] not in self.num_items:
+            # as the positions that an encoder sees
+            raise Undecided(f'it decides about {extent[0]} tokens of a '
+                            'picture that are no queries')
+
+    def _levels_of(self, layer: str,
+                   sizes: Sequence[Tuple[int, ...]]
+                   ) -> Optional[Tuple[int, ...]]:
+        """The pyramid level of each input of a layer, by its size.
+
+        A head sees the maps of the levels, and maybe not all of them. A
+        single map elsewhere, as in a backbone, is about all levels: None.
+        """
+        if any(len(size) != 2 for size in sizes):
+            return None  # rows
+        if len(sizes) == 1 and (self.num_levels < 2
+                                or not layer.startswith(self.heads)):
+            return None
+        free = {i: tuple(size) for i, size in enumerate(self.level_sizes)}
+        levels = []
+        for size in sizes:
+            level = next((i for i in free if free[i] == size), None)
+            if level is None:
+                raise Undecided(f'it sees maps of {sizes[0]} and so on, and '
+                                f'the detections come from {self.num_levels} '
+                                'levels of other sizes')
+            del free[level]
+            levels.append(level)
+        return tuple(levels)

@@ -44,6 +44,7 @@ class LevelProvenance(Provenance):
     Args:
         detector: Has a ``bbox_head`` with priors, and no ``roi_head``.
     """
+    heads = ('bbox_head.', )
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
@@ -75,8 +76,8 @@ class LevelProvenance(Provenance):
         self.level_sizes = [tuple(x.shape[-2:]) for x in outs[0]]
 
     @torch.no_grad()
-    def detections(self, picture: int, found: InstanceData, meta: dict,
-                   rescaled: bool = True) -> Origin:
+    def detections(self, picture: int, found: InstanceData,
+                   meta: dict) -> Origin:
         """The levels of the detections of a picture.
 
         A detection is the candidate of its class that has its box and its
@@ -90,14 +91,14 @@ class LevelProvenance(Provenance):
         outs = _of_picture(self._watched(), picture)
         near = found.to(outs[0][0].device)
         distance, levels = torch.stack([
-            _distances(near, self._candidates(outs, level, meta, rescaled))
+            _distances(near, self._candidates(outs, level, meta))
             for level in range(self.num_levels)
         ]).min(dim=0)
         levels = levels.where(distance < math.inf, levels.new_tensor(-1))
         return _on(levels.to(found.labels.device))
 
-    def _candidates(self, outs: Sequence, level: int, meta: dict,
-                    rescale: bool) -> InstanceData:
+    def _candidates(self, outs: Sequence, level: int,
+                    meta: dict) -> InstanceData:
         """What one level of a picture detects, before suppression."""
         cut = [
             out if isinstance(out, Tensor) else
@@ -112,7 +113,7 @@ class LevelProvenance(Provenance):
         head = copy.copy(self.head)
         head.with_score_voting = False
         return head.predict_by_feat(
-            *cut, batch_img_metas=[meta], cfg=cfg, rescale=rescale)[0]
+            *cut, batch_img_metas=[meta], cfg=cfg, rescale=True)[0]
 
     @torch.no_grad()
     def objects(self, objects: Sequence[InstanceData],

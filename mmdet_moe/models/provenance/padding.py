@@ -61,64 +61,67 @@ def real_pixels(tokens: Tensor, key_padding_mask: Optional[Tensor]) -> Tensor:
 
 
 class RealTokens:
-    """Says, around each run of encoder and decoder, which tokens are real.
+    """Says, in each call of a detector, which of its tokens are real.
 
-    It follows calls of the detector, so that a loss that is computed without
-    calling the detector itself is taken to have no denoising queries.
+    From the start of the encoder on these are pixels, also for a head that
+    proposes queries from them; from the start of the decoder on they are
+    queries, also for the head that follows.
+
+    A loss that is computed without calling the detector itself is taken to
+    have no denoising queries.
 
     Args:
         detector: A detector of MMDetection. One without encoder and decoder
             is left alone.
-        enter: Called with the (B, T) mask, True for a real token, before the
-            encoder or decoder runs.
-        leave: Called afterwards, also after an exception.
+        say: Called with the (B, T) mask, True for a real token, before the
+            encoder or decoder runs, and with None when the detector is done,
+            also after an exception.
     """
 
-    def __init__(self, detector: nn.Module, enter: Callable[[Tensor], None],
-                 leave: Callable[[], None]) -> None:
-        self._enter, self._leave = enter, leave
+    def __init__(self, detector: nn.Module,
+                 say: Callable[[Optional[Tensor]], None]) -> None:
+        self._say = say
         self._generator = getattr(detector, 'dn_query_generator', None)
         self._counts: Optional[Sequence[int]] = None
         self._handles = []
-        if self._generator is not None:
-            self._around(detector, self._count, self._forget)
         for name, before in (('encoder', self._before_encoder),
                              ('decoder', self._before_decoder)):
             module = getattr(detector, name, None)
             if isinstance(module, nn.Module):
-                self._around(module, before, lambda *_: self._leave())
+                self._handles.append(
+                    module.register_forward_pre_hook(before, with_kwargs=True))
+        if self._handles:
+            self._handles += [
+                detector.register_forward_pre_hook(
+                    self._begin, with_kwargs=True),
+                detector.register_forward_hook(self._end, always_call=True)
+            ]
 
     def remove(self) -> None:
         """Stop, and leave nothing behind in the detector."""
         while self._handles:
             self._handles.pop().remove()
 
-    def _around(self, module: nn.Module, before: Callable,
-                after: Callable) -> None:
-        self._handles += [
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after, always_call=True)
-        ]
-
-    def _count(self, detector: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _begin(self, detector: nn.Module, args: tuple, kwargs: dict) -> None:
         samples = kwargs.get('data_samples', args[1] if args[1:] else None)
-        if detector.training and samples is not None:
+        if self._generator is not None and detector.training and samples:
             self._counts = [len(s.gt_instances) for s in samples]
 
-    def _forget(self, *_) -> None:
+    def _end(self, *_) -> None:
         self._counts = None
+        self._say(None)
 
     def _before_encoder(self, module: nn.Module, args: tuple,
                         kwargs: dict) -> None:
         tokens = kwargs['query'] if 'query' in kwargs else args[0]
-        self._enter(real_pixels(tokens, kwargs.get('key_padding_mask')))
+        self._say(real_pixels(tokens, kwargs.get('key_padding_mask')))
 
     def _before_decoder(self, module: nn.Module, args: tuple,
                         kwargs: dict) -> None:
         tokens = kwargs['query'] if 'query' in kwargs else args[0]
         if self._counts is None:
-            return self._enter(real_pixels(tokens, None))
+            return self._say(real_pixels(tokens, None))
         groups = self._generator.get_num_groups(max(self._counts))
-        self._enter(
+        self._say(
             real_queries(self._counts, groups, tokens.shape[1],
                          tokens.device))

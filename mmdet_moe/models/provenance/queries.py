@@ -25,7 +25,6 @@ class QueryProvenance(Provenance):
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
-        self._num_queries = 0
         self._selected: List[InstanceData] = []
 
     @classmethod
@@ -39,7 +38,7 @@ class QueryProvenance(Provenance):
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        self._num_queries, self._selected = 0, []
+        self.num_items, self._selected = (), []
         with wrapped(self.detector.bbox_head, 'predict_by_feat',
                      self._predict_twice):
             yield
@@ -58,7 +57,8 @@ class QueryProvenance(Provenance):
         """
         found = predict(
             cls_scores, bbox_preds, batch_img_metas=batch_img_metas, **kwargs)
-        queries = self._num_queries = bbox_preds.shape[-2]
+        queries = bbox_preds.shape[-2]
+        self.num_items = [queries] * len(found)
         # In a picture of Q x Q pixels the box of query q is the point
         # (q + 0.5, q + 0.5): half a pixel from the next integer, where
         # rounding errors do not reach for any number of queries in use.
@@ -74,14 +74,11 @@ class QueryProvenance(Provenance):
             **{**kwargs, 'rescale': False})
         return found
 
-    def detections(self, picture: int, found: InstanceData, meta: dict,
-                   rescaled: bool = True) -> Origin:
+    def detections(self, picture: int, found: InstanceData,
+                   meta: dict) -> Origin:
         selected = self._selected[picture].to(found.labels.device)
         unknown = Origin.unknown(len(found.labels), found.labels.device)
         if not (torch.equal(selected.labels, found.labels)
                 and torch.equal(selected.scores, found.scores)):
             return unknown
         return Origin(unknown.levels, selected.bboxes[:, 0].floor().long())
-
-    def item_counts(self) -> List[List[int]]:
-        return [[self._num_queries] * len(self._selected)]

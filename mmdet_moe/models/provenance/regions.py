@@ -27,7 +27,8 @@ class RegionProvenance(Provenance):
     A detection whose box is not among those that the last box head predicts,
     because something after the head changed it, has no known region (-1).
     """
-    prefixes = ('roi_head.bbox_head.', 'roi_head.shared_head.')
+    heads = ('rpn_head.', )
+    item_modules = ('roi_head.bbox_head.', 'roi_head.shared_head.')
     later = ('roi_head.mask', )
 
     def __init__(self, detector: nn.Module) -> None:
@@ -37,9 +38,8 @@ class RegionProvenance(Provenance):
         inputs = self._extractor.num_inputs
         has_rule = hasattr(self._extractor, 'map_roi_levels')
         self.num_levels = inputs if has_rule or inputs == 1 else 0
-        # What the head was called with, for each picture, and what it found.
+        # What the head was called with, for each picture.
         self._regions: List[Optional[Tuple[Tensor, Any, Any]]] = []
-        self._found: List[int] = []
         self._dtype = torch.float32  # of the feature maps
 
     @classmethod
@@ -58,7 +58,7 @@ class RegionProvenance(Provenance):
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        self._regions, self._found = [], []
+        self._regions = []
         with wrapped(self.detector, 'extract_feat', self._see_maps), \
                 wrapped(self._head, 'predict_by_feat', self._see_regions):
             yield
@@ -71,20 +71,17 @@ class RegionProvenance(Provenance):
         self._dtype = maps[0].dtype
         # The head is not called if no picture has regions.
         self._regions = [None] * len(maps[0])
-        self._found = [0] * len(maps[0])
         return maps
 
     def _see_regions(self, predict: Callable, rois: Sequence[Tensor],
                      cls_scores: Sequence, bbox_preds: Sequence,
                      *args, **kwargs) -> List[InstanceData]:
         self._regions = list(zip(rois, cls_scores, bbox_preds))
-        found = predict(rois, cls_scores, bbox_preds, *args, **kwargs)
-        self._found = [len(results) for results in found]
-        return found
+        return predict(rois, cls_scores, bbox_preds, *args, **kwargs)
 
     @torch.no_grad()
-    def detections(self, picture: int, found: InstanceData, meta: dict,
-                   rescaled: bool = True) -> Origin:
+    def detections(self, picture: int, found: InstanceData,
+                   meta: dict) -> Origin:
         unknown = Origin.unknown(len(found.labels), found.labels.device)
         if self._regions[picture] is None or not len(found.labels):
             return unknown
@@ -94,7 +91,7 @@ class RegionProvenance(Provenance):
             (rois, ), (cls_score, ), (bbox_pred, ),
             batch_img_metas=[meta],
             rcnn_test_cfg=None,
-            rescale=rescaled)[0].to(found.labels.device)
+            rescale=True)[0].to(found.labels.device)
         if len(every.bboxes) != len(rois):
             return unknown  # a head with several boxes of a class per region
         items = match_regions(found.bboxes, found.labels.long(), every.bboxes,
@@ -128,11 +125,9 @@ class RegionProvenance(Provenance):
         rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
         return Origin(self._levels(rois), unknown.items)
 
-    def item_counts(self) -> List[List[int]]:
-        regions = [0 if r is None else len(r[0]) for r in self._regions]
-        if self.detector.roi_head.with_mask:
-            return [regions, list(self._found)]
-        return [regions]
+    @property
+    def num_items(self) -> List[int]:
+        return [0 if r is None else len(r[0]) for r in self._regions]
 
 
 def match_regions(bboxes: Tensor, labels: Tensor, all_bboxes: Tensor,

@@ -23,11 +23,11 @@ def detector_of(name, **overrides):
     return build(HEADS[name], **overrides)
 
 
-def predict(detector, data, rescale=True):
+def predict(detector, data):
     with torch.no_grad():
         # Detectors write their results into the samples.
         samples = [sample.clone() for sample in data['data_samples']]
-        return detector.predict(data['inputs'], samples, rescale)
+        return detector.predict(data['inputs'], samples)
 
 
 def scores_say_the_level(head, features, outs):
@@ -86,20 +86,20 @@ def test_detections_are_of_the_level_that_their_score_says(name):
     assert len(seen) >= 3
 
 
-def test_without_rescaling_and_sizes_of_the_levels():
+def test_sizes_of_the_levels():
     detector = build(HEADS['retinanet'])
     detector.bbox_head.register_forward_hook(scores_say_the_level)
     data = batch(detector, scale=2.0)
     provenance = LevelProvenance(detector)
     with provenance.watch():
-        sample = predict(detector, data, rescale=False)[0]
+        sample = predict(detector, data)[0]
     found = sample.pred_instances
-    levels = provenance.detections(0, found, sample.metainfo, False).levels
+    levels = provenance.detections(0, found, sample.metainfo).levels
     assert torch.equal(levels, level_said(found.scores))
     # Both pictures are in a batch of 96 x 96.
     assert provenance.level_sizes == [(12, 12), (6, 6), (3, 3), (2, 2), (1, 1)]
     assert provenance.num_levels == 5
-    assert provenance.item_counts() == [] and provenance.prefixes == ()
+    assert provenance.num_items == () and provenance.item_modules == ()
 
 
 def test_detections_with_scores_changed_by_soft_nms():

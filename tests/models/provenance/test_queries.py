@@ -18,7 +18,7 @@ def test_detections_come_from_the_query_that_has_their_box(name):
     with provenance.watch():
         found = predict(detector, inputs, samples)
 
-    assert provenance.item_counts() == [[30, 30]]
+    assert provenance.num_items == [30, 30]
     assert provenance.num_levels == 0 and provenance.level_sizes == ()
     assert provenance.objects([], []) is None
     cls_scores, bbox_preds = (o[-1] for o in outputs[0])
