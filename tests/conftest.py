@@ -1,4 +1,5 @@
 """Data and configs for the tests: generated, or skipped with a reason."""
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,17 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / 'shared' / 'data'
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _metafiles_are_read_once():
+    """MMEngine reads MMDetection's hundred for each config that has a base
+    there, which takes nearly a second."""
+    try:
+        from mmengine.config import utils
+    except ImportError:
+        return
+    utils.load = cache(utils.load)
 
 
 @pytest.fixture(autouse=True)
