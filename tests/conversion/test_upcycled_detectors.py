@@ -121,7 +121,7 @@ def test_upcycling_has_the_last_word(tmp_path):
 def test_the_dense_twin_of_a_wrapped_detector():
     model = stock.stock('faster_rcnn')
     assert dense_twin(with_experts(model, 'neck.fpn_convs.*')) == model
-    # What only adds to the detector is left out of a list.
+    # What only adds to the detector is left out.
     added = MODELS.module_dict
     assert 'Added' not in added
 
@@ -132,5 +132,6 @@ def test_the_dense_twin_of_a_wrapped_detector():
 
     try:
         assert dense_twin([model.neck, dict(type='Added')]) == [model.neck]
+        assert dense_twin(model | dict(added=dict(type='Added'))) == model
     finally:
         added.pop('Added')
