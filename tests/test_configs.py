@@ -22,9 +22,17 @@ CONFIGS = [
 EVERY = sorted(
     str(p.relative_to(FOLDER.parent)) for p in FOLDER.glob('**/*.py')
     if p.parent.name != '_base_')
-#: Dense twins, by folder.
-TWINS = dict(atss='atss_r18_fpn_shapes', rtmdet='rtmdet_tiny_shapes',
-             faster_rcnn='faster-rcnn_r18_fpn_shapes')
+#: Dense detectors and the same with experts, trained alike.
+TWINS = {
+    'retinanet_fpn_shapes': 'retinanet_moe_fpn_shapes',
+    'retinanet_fpn_bccd': 'retinanet_moe_fpn_bccd',
+    'atss/atss_r18_fpn_shapes': 'atss/atss_moe_r18_fpn_shapes',
+    'rtmdet/rtmdet_tiny_shapes': 'rtmdet/rtmdet_moe_tiny_shapes',
+    'rtmdet/rtmdet_tiny_longer_shapes':
+    'rtmdet/rtmdet_moe_tiny_upcycled_shapes',
+    'faster_rcnn/faster-rcnn_r18_fpn_shapes':
+    'faster_rcnn/faster-rcnn_moe_r18_fpn_shapes'
+}
 
 
 def small(model):
@@ -108,12 +116,10 @@ def test_variants_of_the_study_differ_from_each_other(load_config):
 
 
 def test_the_twins_differ_by_their_experts_only(load_config):
-    pairs = [(f'retinanet_fpn_{data}', f'retinanet_moe_fpn_{data}')
-             for data in ('shapes', 'bccd')]
-    pairs += [(f'{folder}/{name}', f'{folder}/{name.replace("_", "_moe_", 1)}')
-              for folder, name in TWINS.items()]
-    for pair in pairs:
+    for pair in TWINS.items():
         dense, moe = map(load_config, pair)
+        start = (moe.model.pop('init_cfg', None) or {}).get('checkpoint')
+        assert start == dense.get('load_from')
         assert dense_twin(moe.model) == dense.model
         for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler',
                     'train_cfg', 'randomness'):

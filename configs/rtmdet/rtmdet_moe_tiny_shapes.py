@@ -4,7 +4,8 @@
     python tools/train.py configs/rtmdet/rtmdet_moe_tiny_shapes.py
 
 Each convolution of the two towers, which the levels share, is a mixture of
-four.
+four. All of them start from random values, which costs much accuracy here, see
+docs/detectors.md; rtmdet_moe_tiny_upcycled_shapes.py does not.
 """
 _base_ = ['./rtmdet_tiny_shapes.py', '../_base_/moe.py']
 
