@@ -16,8 +16,13 @@ PACKAGE = ROOT / 'mmdet_moe'
     ('MoERetinaHead|retina_', '.', ('models/dense_heads', 'models/__init__')),
     # no decision is kept in a layer
     (r'layer\.routing|\.map_shapes', '.', ()),
-    # models are below what looks at them
-    (r'mmdet_moe\.(hooks|evaluation|visualization|analysis)', 'models', ()),
+    # models are below what looks at them, and analysis is above everything
+    (r'^(from|import) mmdet_moe\.'
+     '(conversion|hooks|evaluation|visualization|analysis)', 'models', ()),
+    *((r'^(from|import) mmdet_moe\.analysis', package, ())
+      for package in ('conversion', 'hooks', 'evaluation', 'visualization')),
+    # parts of the package are imported by their full names
+    (r'^from \.\.\.', '.', ()),
 ])
 def test_walls(what, where, except_in):
     found = [

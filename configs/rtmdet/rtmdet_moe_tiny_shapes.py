@@ -5,7 +5,8 @@
 
 Each convolution of the two towers, which the levels share, is a mixture of
 four. All of them start from random values, which costs much accuracy here, see
-docs/detectors.md; rtmdet_moe_tiny_upcycled_shapes.py does not.
+docs/detectors.md. rtmdet_moe_tiny_upcycled_shapes.py starts from a trained
+detector.
 """
 _base_ = ['./rtmdet_tiny_shapes.py', '../_base_/moe.py']
 

@@ -38,7 +38,8 @@ class DecisionReporter:
       detector has levels, or regions or queries, and for each layer
       ``{layer}.expert_weights`` (n, E), NaN for a detection that the layer
       did not take part in;
-    - where objects are annotated, ``gt_origins`` with their ``level_ids`` and
+    - where objects are annotated, and the detector has levels, regions or
+      queries, ``gt_origins`` with the objects' ``level_ids`` and
       ``item_ids``, and as metainfo ``levels_by`` and ``items_by``:
       ``'assigner'`` for the rule of the training, ``'detection'`` for what
       the detection has that matches the object.
@@ -123,14 +124,14 @@ class DecisionReporter:
         that has no annotation."""
         # A pipeline that loads no annotations gives instances without any.
         annotated = ['labels' in s.get('gt_instances', ()) for s in samples]
-        if not any(annotated):
+        source = self.provenance
+        if not any(annotated) or not (source.num_levels or source.num_items):
             return [None] * len(samples)
         objects = [
             s.gt_instances if there else _no_objects(s)
             for s, there in zip(samples, annotated)
         ]
-        assigned = self.provenance.objects(
-            objects, [s.metainfo for s in samples])
+        assigned = source.objects(objects, [s.metainfo for s in samples])
         result = []
         for b, (sample, one) in enumerate(zip(samples, objects)):
             if not annotated[b]:

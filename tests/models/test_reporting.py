@@ -10,7 +10,7 @@ from mmdet.registry import MODELS, VISUALIZERS
 from mmengine.config import Config
 from torch import nn
 
-from mmdet_moe.layers import moe_layers
+from mmdet_moe.layers import moe_layers, traced
 from mmdet_moe.models import Mixture
 from mmdet_moe.names import weights_field
 
@@ -62,6 +62,33 @@ def test_tokens_of_an_encoder_are_no_queries():
     # maps of 3 x 4
     assert sample.undecided == {'encoder.layers.0.ffn': (
         'it decides about 12 tokens of a picture that are no queries')}
+
+
+def test_layers_of_a_head_see_queries():
+    """Of the last layer of the decoder, in DETR as (1, B, Q, C)."""
+    model = stock.stock('detr')
+    detector = stock.build(model | dict(
+        type='MoEDetector', detector=model.type,
+        experts=[dict(at=['bbox_head.fc_cls', 'bbox_head.reg_ffn'])]))
+    for sample in run(detector):
+        assert len(sample.decisions) == 2 and not sample.undecided
+        found = sample.pred_instances
+        for name, decision in sample.decisions.items():
+            assert decision.weights.shape == (30, 4)
+            assert torch.equal(found[weights_field(name)],
+                               decision.weights[found.item_ids])
+
+
+def test_one_map_is_of_a_level_in_the_head_of_the_levels_only():
+    source = faster_rcnn().decision_reporter.provenance
+    source.level_sizes = [(24, 32), (12, 16)]
+    layer = Mixture(nn.Conv2d(64, 64, 1), dict(num_experts=3))
+    with traced(layer) as decisions:
+        layer(torch.randn(2, 64, 12, 16))
+    for name, levels in (('rpn_head.rpn_conv', (1, )), ('neck', None),
+                         ('semantic_head.convs.0', None)):
+        decision, counts = source.about(name, decisions[''], 2)
+        assert decision.levels == levels and counts == [1, 1]
 
 
 def test_nothing_is_left_behind_after_an_error():

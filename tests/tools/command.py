@@ -12,7 +12,8 @@ MOE = 'configs/retinanet_moe_fpn_shapes.py'
 # Each call is a process of its own, as it is for a user. It is forked off one
 # that has imported MMDetection, which takes longer than most of the calls.
 _processes = multiprocessing.get_context('forkserver')
-_processes.set_forkserver_preload(['mmdet.apis', 'mmdet_moe.launch'])
+_processes.set_forkserver_preload(
+    ['mmdet.apis', 'mmdet.datasets', 'mmdet.engine', 'mmdet.models'])
 
 
 def _run(args, output):

@@ -38,8 +38,7 @@ class Provenance:
 
     A prediction is watched, see :meth:`watch`; afterwards, until the next
     one, it answers for each picture of the batch. A detector of another kind
-    is a subclass of its own, in a file of its own. This class itself fits
-    every detector, and knows of none where its detections come from.
+    is a subclass of its own, in a file of its own.
 
     Attributes:
         num_levels: L, pyramid levels that a detection can come from; 0 if
@@ -71,7 +70,7 @@ class Provenance:
     @classmethod
     def fits(cls, detector: nn.Module) -> bool:
         """Whether this class can answer for a detector."""
-        return True
+        raise NotImplementedError
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -132,23 +131,26 @@ class Provenance:
             counts, entries = self.num_items, calls[0].entries
             if sum(counts) != entries:
                 raise Undecided(f'it decides about {entries} things, and '
-                                f'there are {sum(counts)} regions')
+                                f'there are {sum(counts)} regions or queries')
             return replace(calls[0], about='items'), counts
+        rows = calls[0].scope.rows
         # The last of the layers of a decoder that share it makes the result.
-        decision = calls[-1] if calls[0].scope.rows else join(calls)
+        decision = _of_last_layer(calls[-1]) if rows else join(calls)
         if decision.entries != pictures:
             raise Undecided(f'it decides about {decision.entries} things where '
                             f'there are {pictures} pictures')
-        self._check_tokens(decision)
-        levels = self._levels_of(layer, [s[1:] for s in decision.shapes])
+        levels = None
+        if rows:
+            self._check_tokens(*decision.shapes[0])
+        else:
+            levels = self._levels_of(layer, [s[1:] for s in decision.shapes])
         return replace(decision, levels=levels), [1] * pictures
 
-    def _check_tokens(self, decision: Decision) -> None:
+    def _check_tokens(self, pictures: int, *tokens: int) -> None:
         """Tokens that are queries can be told, others cannot."""
-        _, *extent = decision.shapes[0]
-        if len(extent) == 1 and extent[0] not in self.num_items:
+        if tokens and tokens[0] not in self.num_items:
             # as the positions that an encoder sees
-            raise Undecided(f'it decides about {extent[0]} tokens of a '
+            raise Undecided(f'it decides about {tokens[0]} tokens of a '
                             'picture that are no queries')
 
     def _levels_of(self, layer: str,
@@ -159,8 +161,6 @@ class Provenance:
         A head sees the maps of the levels, and maybe not all of them. A
         single map elsewhere, as in a backbone, is about all levels: None.
         """
-        if any(len(size) != 2 for size in sizes):
-            return None  # rows
         if len(sizes) == 1 and (self.num_levels < 2
                                 or not layer.startswith(self.heads)):
             return None
@@ -175,3 +175,19 @@ class Provenance:
             del free[level]
             levels.append(level)
         return tuple(levels)
+
+
+class UnknownProvenance(Provenance):
+    """Any detector: nothing is known of where its detections come from."""
+
+    @classmethod
+    def fits(cls, detector: nn.Module) -> bool:
+        return True
+
+
+def _of_last_layer(decision: Decision) -> Decision:
+    """Tokens of a decoder's only layer, or the last: (1, B, T) -> (B, T)."""
+    shape = decision.shapes[0]
+    if len(shape) == 3 and shape[0] == 1:
+        return replace(decision, shapes=(shape[1:], ))
+    return decision

@@ -9,7 +9,7 @@ from typing import Callable, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...layers.checks import fail
+from mmdet_moe.layers.checks import fail
 
 
 def real_queries(counts: Sequence[int],
@@ -99,6 +99,7 @@ class RealTokens:
 
     def remove(self) -> None:
         """Stop, and leave nothing behind in the detector."""
+        self._end()
         while self._handles:
             self._handles.pop().remove()
 
