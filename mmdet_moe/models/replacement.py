@@ -1,5 +1,6 @@
 """Experts by name: modules of a model become mixtures of their like."""
 import inspect
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Dict, List, Mapping, Sequence
@@ -28,6 +29,11 @@ class Replacement:
     was: str
     now: MoELayer
     parameters: Sequence[int]
+
+
+#: Names and methods of what a detector uses as a whole.
+_WHOLE_PART = re.compile(r'(^|\.)(backbone|neck)(\.\d+)?$')
+_METHODS_OF_HEADS = ('loss', 'loss_and_target', 'predict', 'predict_by_feat')
 
 
 def replace_modules(model: nn.Module,
@@ -147,6 +153,9 @@ def check_replaceable(model: nn.Module, name: str, module: nn.Module) -> None:
         refuse('has no convolution or fully connected layer')
     if type(module).forward in (nn.Module.forward, nn.ModuleList.forward):
         refuse('is a list of modules and cannot be called')
+    if _WHOLE_PART.search(name) or any(
+            hasattr(module, method) for method in _METHODS_OF_HEADS):
+        refuse('is a whole part of a detector, with several outputs')
     needed = [
         p.name for p in inspect.signature(module.forward).parameters.values()
         if p.kind is not p.VAR_KEYWORD

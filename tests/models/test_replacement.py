@@ -59,6 +59,8 @@ def test_one_module_under_several_names_stays_one():
      'neck.fpn_convs.0.conv.*outside of neck.fpn_convs.0'),
     ([dict(at=FCS)], f'{FCS}.*ModuleList is a list .*Inside of it .*{FCS}.0'),
     ([dict(at='backbone.bn1')], 'BatchNorm2d has no convolution'),
+    *(([dict(at=part)], f'at={part!r}.*a whole part of a detector')
+      for part in ('backbone', 'neck', 'rpn_head', 'roi_head.bbox_head')),
     ([dict(at=f'{FCS}.1', top_k=9)], f"at='{FCS}.1': top_k=9"),
     ([dict(at=f'{FCS}.1', num_expert=4)], 'moe.num_expert=4'),
     ([dict(at=f'{FCS}.1', scope=dict(type='LevelScope'))], 'RowScope'),
