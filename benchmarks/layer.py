@@ -128,7 +128,7 @@ class Route(Step):
     def __call__(self) -> None:
         for p in (*self.module.gate.parameters(), *self.levels):
             p.grad = None
-        self.module.route(self.levels).weights.square().sum().backward()
+        self.module.decide(self.levels).weights.square().sum().backward()
 
 
 def memory_step(kind: str, experts: int, dispatch, device: str,
