@@ -16,13 +16,16 @@ PACKAGE = ROOT / 'mmdet_moe'
     ('MoERetinaHead|retina_', '.', ('models/dense_heads', 'models/__init__')),
     # no decision is kept in a layer
     (r'layer\.routing|\.map_shapes', '.', ()),
-    # models are below what looks at them, and analysis is above everything
-    (r'^(from|import) mmdet_moe\.'
+    # layers are below everything, analysis is above it, models are below
+    # what looks at them; wherever in a file the import stands
+    (r'^\s*(from|import) mmdet_moe\.(?!layers)', 'layers', ()),
+    (r'^\s*(from|import) mmdet_moe\.'
      '(conversion|hooks|evaluation|visualization|analysis)', 'models', ()),
-    *((r'^(from|import) mmdet_moe\.analysis', package, ())
+    *((r'^\s*(from|import) mmdet_moe\.analysis', package, ())
       for package in ('conversion', 'hooks', 'evaluation', 'visualization')),
-    # parts of the package are imported by their full names
-    (r'^from \.\.\.', '.', ()),
+    # packages import each other by their full names, which are seen above
+    (r'^\s*from \.\.', 'layers', ()),
+    (r'^\s*from \.\.\.', '.', ()),
 ])
 def test_walls(what, where, except_in):
     found = [

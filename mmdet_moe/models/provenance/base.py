@@ -148,10 +148,11 @@ class Provenance:
 
     def _check_tokens(self, pictures: int, *tokens: int) -> None:
         """Tokens that are queries can be told, others cannot."""
-        if tokens and tokens[0] not in self.num_items:
+        if tokens and tokens not in {(n, ) for n in self.num_items}:
             # as the positions that an encoder sees
-            raise Undecided(f'it decides about {tokens[0]} tokens of a '
-                            'picture that are no queries')
+            many = ' x '.join(map(str, tokens))
+            raise Undecided(f'it decides about {many} tokens of a picture '
+                            'that are no queries')
 
     def _levels_of(self, layer: str,
                    sizes: Sequence[Tuple[int, ...]]
