@@ -144,32 +144,34 @@ class Collector:
             objects = objects_of(sample, self.coco, self.cat_ids)
             if 'gt_origins' in sample:
                 self.levels_by = sample.gt_origins.levels_by
+            under = _under(sample, objects)
             self.objects.append(
-                self._things(sample, objects, np.ones(len(objects), bool)))
-            self.detections.append(self._things(sample, found, true))
-            self._write(sample, objects)
+                self._things(objects, np.ones(len(objects), bool), under))
+            self.detections.append(
+                self._things(found, true, _under(sample, found)))
+            self._write(sample, objects, under)
             for name, decision in sample.decisions.items():
                 self.decisions[name].append(decision)
                 self.before[name] += len(decision.weights)
 
-    def _things(self, sample, boxes: Boxes, true: np.ndarray) -> Things:
-        """With the number of the decision that each is under, out of those
-        about all pictures so far."""
-        under = {}
-        for name, decision in sample.decisions.items():
-            own = boxes.under(decision)
-            under[name] = np.where(own >= 0, own + self.before[name], -1)
+    def _things(self, boxes: Boxes, true: np.ndarray,
+                under: Dict[str, np.ndarray]) -> Things:
+        """With the decisions that they are under, counted over all pictures
+        so far."""
         return Things(
             np.full(len(boxes), len(self.pictures) - 1, np.int32),
             boxes.boxes.astype(np.float32), boxes.labels.astype(np.int32),
             boxes.areas.astype(np.float32), boxes.levels.astype(np.int8),
-            boxes.scores.astype(np.float32), true, under)
+            boxes.scores.astype(np.float32), true, {
+                name: np.where(own >= 0, own + self.before[name], -1)
+                for name, own in under.items()
+            })
 
-    def _write(self, sample, objects: Boxes) -> None:
+    def _write(self, sample, objects: Boxes,
+               under: Dict[str, np.ndarray]) -> None:
         """A line for each object, so that all of them are in no one's way."""
         weights = {
-            name: rows_at(decision.weights,
-                          torch.from_numpy(objects.under(decision)))
+            name: rows_at(decision.weights, torch.from_numpy(under[name]))
             for name, decision in sample.decisions.items()
         }
         for i in range(len(objects)):
@@ -261,6 +263,14 @@ def _changes_nothing(intervention: Intervention, layers) -> bool:
     layer = layers[intervention.layer]
     return (intervention.kind == 'top_k' and layer.forcing is None
             and intervention.value == layer.top_k)
+
+
+def _under(sample, boxes: Boxes) -> Dict[str, np.ndarray]:
+    """By layer the decision about this picture that each box is under."""
+    return {
+        name: boxes.under(decision)
+        for name, decision in sample.decisions.items()
+    }
 
 
 def _found(boxes: Boxes) -> dict:

@@ -72,9 +72,10 @@ def read_log(paths: Sequence[Path]) -> TrainingLog:
     }
     if len(paths) > 1:
         log.notes.append(
-            'The training was logged in several files, taken as one training '
-            'that went on: ' +
-            ', '.join(Path(path).parent.parent.name for path in paths) + '.')
+            'The training was logged in several files: ' +
+            ', '.join(Path(path).parent.parent.name for path in paths) +
+            '. A run that begins later than the one before it is taken to go '
+            'on with it, and one that begins as early takes its place.')
     if paths and not log.importance:
         log.notes.append('The training log has no importance of experts: the '
                          'run was cut off before the first entry, or had no '

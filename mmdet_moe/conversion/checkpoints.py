@@ -1,5 +1,5 @@
 """Checkpoints of dense detectors, and how a MoE detector takes one."""
-from typing import Dict, Tuple
+from typing import Dict, Mapping, Tuple
 
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
@@ -29,15 +29,21 @@ def read_state(checkpoint: str) -> Tuple[Dict[str, Tensor], dict]:
             for key, value in state.items()}, dict(content.get('meta') or {})
 
 
-def load_dense(model: nn.Module, checkpoint: str) -> UpcyclingReport:
-    """Copy a dense checkpoint into a MoE detector; see :func:`.upcycle`.
+def load_dense(model: nn.Module, state: Mapping[str, Tensor],
+               checkpoint: str) -> UpcyclingReport:
+    """Copy a dense detector's weights into a MoE detector; see
+    :func:`.upcycle`.
+
+    Args:
+        model: With MoE layers.
+        state: As :func:`read_state` returns it.
+        checkpoint: Where it was read from, for the messages.
 
     Raises:
         UpcyclingError: The model has no experts, or a key does not match.
     """
     if not moe_layers(model):
         raise UpcyclingError('the model has no MoE layer to upcycle to')
-    state, _ = read_state(checkpoint)
     report = upcycle(model, state)
     if not report.matches:
         raise UpcyclingError(

@@ -9,7 +9,7 @@ from torch import nn
 from mmdet_moe.layers import add_noise
 from mmdet_moe.layers.checks import check_number
 
-from .checkpoints import UpcyclingError, load_dense
+from .checkpoints import UpcyclingError, load_dense, read_state
 
 
 @WEIGHT_INITIALIZERS.register_module(name='Upcycle')
@@ -39,7 +39,8 @@ class UpcycleInit:
 
     def __call__(self, module: nn.Module) -> None:
         _check_stays(module)
-        report = load_dense(module, self.checkpoint)
+        state, _ = read_state(self.checkpoint)
+        report = load_dense(module, state, self.checkpoint)
         add_noise(module, self.noise)
         print_log(f'upcycled from {self.checkpoint}: {report}', 'current')
         _initialised(module)

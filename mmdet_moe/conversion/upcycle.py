@@ -73,8 +73,8 @@ def write_upcycled(moe: nn.Module,
     """
     check_number('noise', noise)
     check_absent(out)
-    report = load_dense(moe, checkpoint)
     state, meta = read_state(checkpoint)
+    report = load_dense(moe, state, checkpoint)
     dense.load_state_dict(state)
     compared = compare(dense, moe, picture)
     add_noise(moe, noise)

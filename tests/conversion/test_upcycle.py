@@ -131,8 +131,8 @@ def test_a_copy_that_is_not_the_dense_detector(load_config, dense, tmp_path,
     import mmdet_moe.conversion.upcycle as module
     load = module.load_dense
 
-    def broken(model, checkpoint):
-        report = load(model, checkpoint)
+    def broken(model, state, checkpoint):
+        report = load(model, state, checkpoint)
         model.bbox_head.reg_subnet.experts[1][2].bias.data += 0.1
         model.bbox_head.reg_subnet.experts[0][2].bias.data += 0.1
         model.bbox_head.reg_subnet.experts[2][2].bias.data += 0.1
