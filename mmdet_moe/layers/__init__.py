@@ -6,7 +6,7 @@ B images, L pyramid levels, A entries of an input's first axis (images, or
 regions of images). By default a sample is one image at one pyramid level, so
 N = B * L, level by level.
 
-The way through: ``gates`` (features -> logits), ``scopes`` (what a decision
+The way through: ``gates`` (features -> logits), ``scopes`` and ``patch_scope`` (what a decision
 covers), ``routing`` (logits -> weights of the selected experts), ``decision``
 (that, and what it was about), ``dispatch`` (run the experts; with ``plan`` who
 does what, ``merging`` of convolutions, ``memory_format``),
@@ -19,6 +19,7 @@ from .decision import Decision, join, rows_at
 from .dispatch import RememberingDispatch, dense_dispatch, sparse_dispatch
 from .experts import (
     BothOutcomes,
+    FeedForward,
     Parallel,
     fresh_copy,
     logits_of,
@@ -34,6 +35,7 @@ from .hard_constraints import (
 )
 from .moe import MoELayer, moe_layers
 from .padding import real_tokens_are
+from .patch_scope import PatchScope
 from .recorder import StepSummary, collect
 from .routing import Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Scope
@@ -44,8 +46,8 @@ from .upcycling import UpcyclingReport, add_noise, upcycle
 
 __all__ = [
     'GATES', 'HARD_CONSTRAINTS', 'SCOPES', 'SOFT_CONSTRAINTS', 'BothOutcomes',
-    'Decision', 'Forcing', 'Gate', 'GateNoise', 'HardConstraint',
-    'MeanImportance', 'MoELayer', 'Parallel', 'RelativeImportance',
+    'Decision', 'FeedForward', 'Forcing', 'Gate', 'GateNoise', 'HardConstraint',
+    'MeanImportance', 'MoELayer', 'Parallel', 'PatchScope', 'RelativeImportance',
     'RememberingDispatch', 'Routing', 'Scope', 'SoftConstraint', 'StepSummary',
     'UpcyclingReport', 'add_noise', 'coefficient_of_variation', 'collect',
     'dense_dispatch', 'force', 'forced', 'fresh_copy', 'join',

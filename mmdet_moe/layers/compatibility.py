@@ -25,7 +25,7 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
         fail('balance_weight', 'foreground',
              "'sample' or 'area' here: only a detection head that tells its "
              'positive anchors knows what is foreground')
-    if layer.scope.rows and not layer.gate.takes_rows:
+    if layer.scope.sees_rows and not layer.gate.takes_rows:
         fail('gate.type', type(layer.gate).__name__,
              f"'GAPFCGate', or another gate that takes rows, with "
              f'scope={layer.scope!r}')

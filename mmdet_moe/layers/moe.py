@@ -26,7 +26,7 @@ from .hard_constraints import HARD_CONSTRAINTS
 from .padding import real_tokens
 from .recorder import Call, Recorder, StepSummary, collect
 from .routing import Forcing, Routing, top_k_routing
-from .scopes import SCOPES, Scope
+from .scopes import SCOPES, Scope, Shape
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import weighted_sum
 
@@ -183,22 +183,25 @@ class MoELayer(nn.Module):
                     f'in_channels={self.in_channels}: the features have the '
                     f'shape {tuple(level.shape)}, with their channels on axis '
                     f'{axis}; both must be the same')
-        decision = self.decide(x)
+        shapes, inputs = self.scope.shapes(x), self.scope.lay_out(x)
+        decision = self._decide(inputs, shapes)
         for observe in list(self._observers.values()):
             observe(decision)
         outputs = self.dispatch(
-            self.scope.cut(x),
-            self.scope.spread(decision.weights, decision.shapes),
-            self.experts)
-        return self.scope.join(outputs, decision.shapes)
+            self.scope.cut(inputs),
+            self.scope.spread(decision.weights, shapes), self.experts)
+        return self.scope.join(outputs, shapes)
 
     def decide(self, levels: Levels) -> Decision:
         """L features -> the decision for N samples.
 
         In training with gradients it is recorded for :meth:`collect`.
         """
-        shapes = self.scope.shapes(levels)
-        draw = self._draw(levels)
+        return self._decide(
+            self.scope.lay_out(levels), self.scope.shapes(levels))
+
+    def _decide(self, inputs: Levels, shapes: Sequence[Shape]) -> Decision:
+        draw = self._draw(inputs)
         if not self.training:
             top_k, masked = self.top_k, None
             if self.forcing is not None:
@@ -210,7 +213,7 @@ class MoELayer(nn.Module):
         if not (self.recording and torch.is_grad_enabled()):
             return Decision(
                 self._constrained_routing(draw), self.scope, shapes)
-        counts, real = self._counts(levels)
+        counts, real = self._counts(shapes, draw['logits'].device)
         if self.hard_constraint is not None and (
                 self.hard_constraint.paper_per_call):
             routing = self._route_per_call(draw, counts,
@@ -290,15 +293,15 @@ class MoELayer(nn.Module):
         if self.hard_constraint is not None:
             self.hard_constraint.step()
 
-    def _draw(self, levels: Levels) -> Dict[str, Tensor]:
+    def _draw(self, inputs: Levels) -> Dict[str, Tensor]:
         """Logits of the N samples; in training with noise, if there is any."""
-        with torch.autocast(levels[0].device.type, enabled=False):
-            features = self.scope.decide(self.gate.features, levels)
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            features = self.scope.decide(self.gate.features, inputs)
             logits = self.gate(features)
             if self.noise is None or not self.training:
                 return dict(logits=logits)
             scale = self.noise(features if self.gate.pools else self.scope.
-                               decide(global_average_pool, levels))
+                               decide(global_average_pool, inputs))
         noise = torch.randn_like(scale) * scale
         return dict(logits=logits + noise, noise=noise, noise_scale=scale)
 
@@ -330,14 +333,14 @@ class MoELayer(nn.Module):
             noise=logits, noise_scale=logits)
         return top_k_routing(logits, self.top_k, **noise)
 
-    def _counts(self, levels: Levels) -> Tuple[Optional[Tensor], Tensor]:
+    def _counts(self, shapes: Sequence[Shape],
+                device: torch.device) -> Tuple[Optional[Tensor], Tensor]:
         """What each sample counts (N,), None if the head has to say it; and
         which of them are real and not padding (N,), 1 or 0."""
-        shapes = self.scope.shapes(levels)
         areas, real = [], []
-        for x, shape in zip(levels, shapes):
+        for shape in shapes:
             mask = real_tokens(shape)
-            areas.append(x.new_ones(shape, dtype=torch.float))
+            areas.append(torch.ones(shape, device=device))
             real.append(areas[-1] if mask is None else areas[-1] * mask)
         area = self.scope.total(areas)
         real = (self.scope.total(real) > 0).to(area)

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmdet_moe.layers import (
     BothOutcomes,
+    FeedForward,
     MoELayer,
     Parallel,
     dense_dispatch,
@@ -40,10 +41,16 @@ def subnet():
     return nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(C, 3, 1))
 
 
+def pointwise():
+    return nn.Sequential(nn.Conv2d(C, 8, 1), nn.ReLU(), nn.Conv2d(8, C, 1))
+
+
 EXPERTS = dict(
     conv=conv,
     block=Block,
     subnet=subnet,
+    ffn=lambda: FeedForward(C, 8),
+    pointwise=pointwise,
     pair=lambda: Parallel(dict(cls=subnet().append(BothOutcomes()), reg=conv()))
 )
 SCOPES = [
@@ -51,6 +58,7 @@ SCOPES = [
     dict(type='ImageScope'),
     dict(type='PatchScope', grid=2)
 ]
+POSITIONS = dict(type='PositionScope')
 GATES = [
     dict(type='GAPFCGate'),
     dict(type='ConvGAPGate', hidden_channels=3),
@@ -118,10 +126,22 @@ def train(layer):
         layer.step()
 
 
-@pytest.mark.parametrize('expert', EXPERTS)
+@pytest.mark.parametrize('expert', ['conv', 'block', 'subnet', 'pair'])
 @pytest.mark.parametrize('scope', SCOPES, ids=lambda s: s['type'])
 @pytest.mark.parametrize('gate', GATES, ids=lambda g: g['type'])
 def test_parity(gate, scope, expert):
+    check_parity(gate, scope, expert)
+
+
+@pytest.mark.parametrize('expert', ['ffn', 'pointwise'])
+@pytest.mark.parametrize(
+    'gate', [g for g in GATES if 'Conv' not in g['type']],
+    ids=lambda g: g['type'])
+def test_parity_of_positions(gate, expert):
+    check_parity(gate, POSITIONS, expert)
+
+
+def check_parity(gate, scope, expert):
     x = pyramid()
     for make in layers(gate, scope, expert):
         layer = make()
