@@ -6,14 +6,14 @@ B images, L pyramid levels, A entries of an input's first axis (images, or
 regions of images). By default a sample is one image at one pyramid level, so
 N = B * L, level by level.
 
-The way through: ``gates`` (features -> logits), ``scopes`` and ``patch_scope`` (what a decision
-covers), ``routing`` (logits -> weights of the selected experts), ``decision``
-(that, and what it was about), ``dispatch`` (run the experts; with ``plan`` who
-does what, ``merging`` of convolutions, ``memory_format``),
-``soft_constraints`` and ``hard_constraints`` (keep them balanced), ``moe`` (all
-of it in one layer), ``recorder`` (what the decisions of a step add up to;
-``padding`` does not count). On a trained model: ``forcing``, ``tracing``; from
-a dense one: ``upcycling``.
+The way through: ``gates`` (features -> logits), ``scopes`` and ``patch_scope``
+(what a decision covers), ``routing`` (logits -> weights of the selected
+experts), ``decision`` (that, and what it was about), ``dispatch`` (run the
+experts; with ``plan`` who does what, ``merging`` of convolutions,
+``memory_format``), ``soft_constraints`` and ``hard_constraints`` (keep them
+balanced), ``moe`` (all of it in one layer), ``recorder`` (what the decisions of
+a step add up to; ``padding`` does not count). On a trained model: ``forcing``,
+``tracing``; from a dense one: ``upcycling``.
 """
 from .decision import Decision, join, rows_at
 from .dispatch import RememberingDispatch, dense_dispatch, sparse_dispatch
@@ -46,12 +46,12 @@ from .upcycling import UpcyclingReport, add_noise, upcycle
 
 __all__ = [
     'GATES', 'HARD_CONSTRAINTS', 'SCOPES', 'SOFT_CONSTRAINTS', 'BothOutcomes',
-    'Decision', 'FeedForward', 'Forcing', 'Gate', 'GateNoise', 'HardConstraint',
-    'MeanImportance', 'MoELayer', 'Parallel', 'PatchScope', 'RelativeImportance',
-    'RememberingDispatch', 'Routing', 'Scope', 'SoftConstraint', 'StepSummary',
-    'UpcyclingReport', 'add_noise', 'coefficient_of_variation', 'collect',
-    'dense_dispatch', 'force', 'forced', 'fresh_copy', 'join',
-    'living_experts', 'logits_of', 'match_layers', 'moe_layers',
-    'real_tokens_are', 'receptive_radius', 'rows_at', 'sparse_dispatch',
-    'top_k_routing', 'traced', 'upcycle'
+    'Decision', 'FeedForward', 'Forcing', 'Gate', 'GateNoise',
+    'HardConstraint', 'MeanImportance', 'MoELayer', 'Parallel', 'PatchScope',
+    'RelativeImportance', 'RememberingDispatch', 'Routing', 'Scope',
+    'SoftConstraint', 'StepSummary', 'UpcyclingReport', 'add_noise',
+    'coefficient_of_variation', 'collect', 'dense_dispatch', 'force', 'forced',
+    'fresh_copy', 'join', 'living_experts', 'logits_of', 'match_layers',
+    'moe_layers', 'real_tokens_are', 'receptive_radius', 'rows_at',
+    'sparse_dispatch', 'top_k_routing', 'traced', 'upcycle'
 ]

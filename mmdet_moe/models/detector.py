@@ -12,8 +12,9 @@ from torch import nn
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import fail
 
-from .replacement import replace_modules, replacement_table
+from .placing import add_experts, table_of_experts
 from .reporting import report_decisions
+from .residual import ResidualMixture
 
 
 @MODELS.register_module(name='MoEDetector')
@@ -33,14 +34,14 @@ def build_moe_detector(*,
 
     Args:
         detector: Type of the detector, such as ``'FasterRCNN'``.
-        experts: Which modules become mixtures of experts, as
-            :func:`.replace_modules` takes it. May be empty where the config
-            has MoE layers elsewhere, as in a ``conv_cfg``.
+        experts: Where experts are in it, as :func:`.add_experts` takes it.
+            May be empty where the config has MoE layers elsewhere, as in a
+            ``conv_cfg``.
         model: The arguments of that detector.
 
     Raises:
         ValueError: There is no such detector, it would have no experts, or
-            see :func:`.replace_modules`.
+            see :func:`.add_experts`.
 
     Example, over a stock config:
         >>> model = dict(
@@ -51,12 +52,12 @@ def build_moe_detector(*,
         fail('model.detector', detector,
              "the type that the stock config has, such as 'FasterRCNN'")
     built = MODELS.build(dict(model, type=detector))
-    done = replace_modules(built, experts)
+    done = add_experts(built, experts)
     if not moe_layers(built):
         fail('model.experts', list(experts),
              'at least one, as no other part of the model has experts')
     if done:
-        print_log(replacement_table(done), 'current')
+        print_log(table_of_experts(done), 'current')
     built.init_weights = _Initialise(built)
     report_decisions(built)
     return built
@@ -73,8 +74,9 @@ class _Initialise:
 
     It keeps what has its own weights out of that. A detector may draw all
     parameters of a decoder anew, and the gates' have their own scale; a gate
-    that is loaded from a checkpoint is left as it is. And an initialiser of
-    the whole model has the last word.
+    that is loaded from a checkpoint is left as it is. So are mixtures that
+    start as the identity. And an initialiser of the whole model has the last
+    word.
 
     As an object that holds the detector it is copied with it.
     """
@@ -89,21 +91,25 @@ class _Initialise:
             initialize(detector, whole)
             detector.is_init = True
             return
-        gates = [layer.gate for layer in moe_layers(detector).values()]
-        drawn = [copy.deepcopy(gate.state_dict()) for gate in gates]
+        own = [layer.gate for layer in moe_layers(detector).values()]
+        own += [
+            block.mixture for block in detector.modules()
+            if isinstance(block, ResidualMixture) and block.identity_at_start
+        ]
+        drawn = [copy.deepcopy(part.state_dict()) for part in own]
         loaded, handles = set(), []
-        for i, gate in enumerate(gates):
+        for i, part in enumerate(own):
             handles.append(
-                gate._register_load_state_dict_pre_hook(
+                part._register_load_state_dict_pre_hook(
                     lambda state, prefix, *_, i=i: loaded.update(
                         {i} if any(k.startswith(prefix) for k in state) else
                         ())))
         type(detector).init_weights(detector)
         for handle in handles:
             handle.remove()
-        for i, gate in enumerate(gates):
+        for i, part in enumerate(own):
             if i not in loaded:
-                gate.load_state_dict(drawn[i])
+                part.load_state_dict(drawn[i])
 
 
 def _of_the_whole_model(init_cfg) -> List[dict]:

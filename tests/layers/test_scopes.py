@@ -153,7 +153,7 @@ def test_a_position_is_found_by_the_centre_of_a_box():
      'GroupNorm'),
 ])
 def test_experts_with_neighbours_cannot_be_run_on_positions(expert, found):
-    with pytest.raises(ValueError, match=f"scope=PositionScope='{found}.*LevelS"):
+    with pytest.raises(ValueError, match=f"PositionScope='{found}.*LevelS"):
         MoELayer(expert, 4, scope=dict(type='PositionScope'))
 
 
