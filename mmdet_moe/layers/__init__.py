@@ -30,6 +30,7 @@ from .gates import GATES, Gate, GateNoise
 from .hard_constraints import (
     HARD_CONSTRAINTS,
     HardConstraint,
+    LossFreeBias,
     MeanImportance,
     RelativeImportance,
 )
@@ -47,9 +48,9 @@ from .upcycling import UpcyclingReport, add_noise, upcycle
 __all__ = [
     'GATES', 'HARD_CONSTRAINTS', 'SCOPES', 'SOFT_CONSTRAINTS', 'BothOutcomes',
     'Decision', 'FeedForward', 'Forcing', 'Gate', 'GateNoise',
-    'HardConstraint', 'MeanImportance', 'MoELayer', 'Parallel', 'PatchScope',
-    'RelativeImportance', 'RememberingDispatch', 'Routing', 'Scope',
-    'SoftConstraint', 'StepSummary', 'UpcyclingReport', 'add_noise',
+    'HardConstraint', 'LossFreeBias', 'MeanImportance', 'MoELayer', 'Parallel',
+    'PatchScope', 'RelativeImportance', 'RememberingDispatch', 'Routing',
+    'Scope', 'SoftConstraint', 'StepSummary', 'UpcyclingReport', 'add_noise',
     'coefficient_of_variation', 'collect', 'dense_dispatch', 'force', 'forced',
     'fresh_copy', 'join', 'living_experts', 'logits_of', 'match_layers',
     'moe_layers', 'real_tokens_are', 'receptive_radius', 'rows_at',

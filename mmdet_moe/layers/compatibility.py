@@ -50,6 +50,10 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
             fail('top_k', layer.top_k,
                  f'less than num_experts={layer.num_experts} with the soft '
                  f'constraint {soft!r}: every expert is always selected')
+        if soft.needs_noise and hard is not None and hard.bias() is not None:
+            fail('hard_constraint', type(hard).__name__,
+                 f'one that masks with the soft constraint {soft!r}, which '
+                 'does not know of a bias')
     if hard is not None:
         hard.check(layer.num_experts, layer.top_k)
     if layer.balance_weight == 'foreground' and hard is not None and (

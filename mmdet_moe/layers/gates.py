@@ -102,6 +102,22 @@ class GAPFCGate(Gate):
         return _affine(features, self.fc_weight, self.fc_bias)
 
 
+@GATES.register
+class RandomGate(GAPFCGate):
+    """Frozen: as :class:`GAPFCGate` is initialised, and never trained.
+
+    What its experts tell of the objects is what any function of the features
+    would tell: the control for a gate that has learned.
+    """
+    learned = False
+
+    def __init__(self, in_channels: int, num_experts: int) -> None:
+        super().__init__(in_channels, num_experts)
+        for name, value in list(self.named_parameters()):
+            delattr(self, name)
+            self.register_buffer(name, value.detach())
+
+
 class ConvolutionalGate(Gate):
     """Base of gates that start with a 3x3 convolution and ReLU.
 

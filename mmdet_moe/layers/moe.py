@@ -25,7 +25,7 @@ from .gates import GATES, GateNoise, global_average_pool
 from .hard_constraints import HARD_CONSTRAINTS
 from .padding import real_tokens
 from .recorder import Call, Recorder, StepSummary, collect
-from .routing import Forcing, Routing, top_k_routing
+from .routing import ROUTING_FUNCTIONS, Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Scope, Shape
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import weighted_sum
@@ -54,6 +54,8 @@ class MoELayer(nn.Module):
         top_k: K, experts per sample.
         gate: ``type`` and arguments of a gate out of ``GATES``.
         noise: Whether learned noise is added to the logits in training.
+        routing: What makes weights of the logits of the selected experts:
+            ``'softmax'``, or ``'sigmoid'``, divided by their sum.
         scope: ``type`` and arguments of a scope out of ``SCOPES``: what one
             decision covers.
         soft_constraint: ``type`` and arguments of a loss out of
@@ -68,6 +70,9 @@ class MoELayer(nn.Module):
             1; ``'area'``: its positions; ``'foreground'``: its positive
             anchors (a proposal of this project), which a detection head has
             to tell the layer, see :meth:`weigh`.
+        shared_expert: Whether there is one more expert, which every sample
+            goes to: ``y = shared(x) + sum_e w_e expert_e(x)``. It is not part
+            of the balance (DeepSeekMoE, arXiv 2401.06066).
         dispatch: ``'sparse'``, or ``'dense'``: all experts on all samples;
             or a dict with that as its ``type`` and further arguments of
             :func:`.sparse_dispatch`.
@@ -76,7 +81,8 @@ class MoELayer(nn.Module):
         targets: Whether the caller knows its targets and calls
             :meth:`weigh`.
         dense_names: Where a dense model has the parts of an expert, see
-            :func:`.dense_key`; None: under this layer's own name.
+            :func:`.dense_key`. None: under this layer's own name. Empty: a
+            dense model has nothing of them.
         beyond_dense: What the layer adds that no dense model has, in words;
             such a layer cannot be upcycled to.
 
@@ -103,11 +109,13 @@ class MoELayer(nn.Module):
                  top_k: int = 2,
                  gate: Optional[dict] = None,
                  noise: bool = False,
+                 routing: str = 'softmax',
                  soft_constraint: Union[dict, Sequence[dict], None] = None,
                  hard_constraint: Optional[dict] = None,
                  scope: Optional[dict] = None,
                  balance_over: str = 'step',
                  balance_weight: str = 'sample',
+                 shared_expert: bool = False,
                  dispatch: Union[str, dict] = 'sparse',
                  whole_pyramid: bool = True,
                  targets: bool = True,
@@ -127,6 +135,8 @@ class MoELayer(nn.Module):
             num_experts=num_experts)
         self.noise = GateNoise(in_channels, num_experts) if check_choice(
             'noise', noise, (False, True)) else None
+        self.routing_function = ROUTING_FUNCTIONS[check_choice(
+            'routing', routing, ROUTING_FUNCTIONS)]
         self.scope: Scope = SCOPES.build(
             'scope', dict(type='LevelScope') if scope is None else scope)
         self.hard_constraint = None if hard_constraint is None else (
@@ -142,6 +152,8 @@ class MoELayer(nn.Module):
         self.experts = nn.ModuleList(
             without_in_place(expert()) for _ in range(num_experts))
         check_experts(self.experts, in_channels)
+        self.shared = without_in_place(expert()) if check_choice(
+            'shared_expert', shared_expert, (False, True)) else None
         check_collectives(self.experts)
         self.scope.fit(self.experts[0])
         #: How the choice is overruled in evaluation; see :func:`.force`.
@@ -151,6 +163,10 @@ class MoELayer(nn.Module):
         #: Where a dense model has the parts of an expert; see
         #: :func:`.dense_key`.
         self.dense_names = dense_names
+        if self.shared is not None and dense_names != {}:
+            beyond_dense = beyond_dense or (
+                'its shared expert is added to a mixture that does the work '
+                'of the dense layer already; use shared_expert=False')
         #: What the layer computes that no dense one does; see
         #: :func:`.upcycle`.
         self.beyond_dense = beyond_dense
@@ -187,9 +203,11 @@ class MoELayer(nn.Module):
         decision = self._decide(inputs, shapes)
         for observe in list(self._observers.values()):
             observe(decision)
+        pieces = self.scope.cut(inputs)
         outputs = self.dispatch(
-            self.scope.cut(inputs),
-            self.scope.spread(decision.weights, shapes), self.experts)
+            pieces, self.scope.spread(decision.weights, shapes), self.experts)
+        if self.shared is not None:
+            outputs = [y + self.shared(p) for y, p in zip(outputs, pieces)]
         return self.scope.join(outputs, shapes)
 
     def decide(self, levels: Levels) -> Decision:
@@ -208,8 +226,7 @@ class MoELayer(nn.Module):
                 top_k, masked = self.forcing.choice(top_k, self.num_experts)
                 masked = masked.to(draw['logits'].device)
             return Decision(
-                top_k_routing(top_k=top_k, masked=masked, **draw), self.scope,
-                shapes)
+                self._route(draw, top_k, masked), self.scope, shapes)
         if not (self.recording and torch.is_grad_enabled()):
             return Decision(
                 self._constrained_routing(draw), self.scope, shapes)
@@ -308,7 +325,15 @@ class MoELayer(nn.Module):
     def _constrained_routing(self, draw: Dict[str, Tensor]) -> Routing:
         masked = None if self.hard_constraint is None else (
             self.hard_constraint.masked())
-        return top_k_routing(top_k=self.top_k, masked=masked, **draw)
+        return self._route(draw, self.top_k, masked)
+
+    def _route(self, draw: Dict[str, Tensor], top_k: int,
+               masked: Optional[Tensor]) -> Routing:
+        bias = None if self.hard_constraint is None else (
+            self.hard_constraint.bias())
+        return top_k_routing(
+            top_k=top_k, masked=masked, bias=bias,
+            function=self.routing_function, **draw)
 
     def _route_per_call(self, draw: Dict[str, Tensor], counts: Tensor,
                         sizes: Sequence[int]) -> Routing:
@@ -319,9 +344,12 @@ class MoELayer(nn.Module):
             parts.append(
                 self._constrained_routing(
                     {key: value[i] for key, value in pieces.items()}))
-            self.hard_constraint.observe(
-                all_reduce_sum(
-                    weighted_sum(count, parts[-1].weights.detach())))
+            weights = parts[-1].weights.detach()
+            self.hard_constraint.observe(*all_reduce_sum(
+                torch.stack([
+                    weighted_sum(count, weights),
+                    weighted_sum(count, (weights != 0).to(count))
+                ])))
             self.hard_constraint.step()
         return Routing.cat(parts)
 

@@ -19,14 +19,16 @@ class StepSummary:
 
     Attributes:
         losses: Weighted loss by name of the soft constraint, scalars.
-        importance: (E,) mean weight over the samples; sums to 1. Each sample
-            counts as ``balance_weight`` says.
+        importance: (E,) mean weight over the samples; sums to 1.
         share: (E,) part of the samples that an expert has a weight for;
             sums to K at most.
         masked: (E,) part of the samples that an expert was masked for.
         changed: Part of the samples that went to other experts because of
             the mask, scalar.
-        total_importance: (E,) sum of the weights, what hard constraints see.
+        total_importance: (E,) sum of the weights, what masks see.
+        total_load: (E,) sum of the samples that an expert is selected for,
+            what a selection bias sees. In both, and in the importance, each
+            sample counts as ``balance_weight`` says.
     """
     losses: Dict[str, Tensor]
     importance: Tensor
@@ -34,6 +36,7 @@ class StepSummary:
     masked: Tensor
     changed: Tensor
     total_importance: Tensor
+    total_load: Tensor
 
 
 class _Guard:
@@ -166,8 +169,8 @@ class Recorder:
         """Losses and statistics of rows (R, F) that are summed over ranks."""
         widths = self._widths(nothing)
         per_loss = rows.split(widths, dim=1)[_STATISTICS:]
-        _, samples, changed, importance, loads, masked = rows.detach().sum(
-            dim=0).split(widths)[:_STATISTICS]
+        (_, samples, changed, importance, total_load, loads,
+         masked) = rows.detach().sum(dim=0).split(widths)[:_STATISTICS]
         samples = samples.clamp_min(1)
         return StepSummary(
             losses={
@@ -179,18 +182,21 @@ class Recorder:
             share=loads / samples,
             masked=masked / samples,
             changed=(changed / samples).squeeze(),
-            total_importance=importance)
+            total_importance=importance,
+            total_load=total_load)
 
     def _sums(self, routing: Routing, counts: Tensor,
               real: Tensor) -> List[Tensor]:
         """The statistics, then what each soft constraint sums."""
         weights = routing.weights.detach()
+        selected = (weights != 0).to(real)
         return [
             real.new_ones(1),
             real.sum(dim=0, keepdim=True),
             weighted_sum(real, routing.changed[:, None].to(real)),
             weighted_sum(counts, weights),
-            weighted_sum(real, (weights != 0).to(real)),
+            weighted_sum(counts, selected),
+            weighted_sum(real, selected),
             weighted_sum(real, routing.masked.to(real)),
             *(constraint.sums(routing, counts)
               for constraint in self.soft_constraints)
@@ -203,7 +209,7 @@ class Recorder:
 
 
 #: How many of the sums are statistics, and belong to no soft constraint.
-_STATISTICS = 6
+_STATISTICS = 7
 
 
 def collect(layers: Mapping[str, nn.Module]
@@ -248,7 +254,8 @@ def collect(layers: Mapping[str, nn.Module]
             part.view_as(rows[name]), nothing[name])
         constraint = layer.hard_constraint
         if constraint is not None and not constraint.paper_per_call:
-            constraint.observe(summaries[name].total_importance)
+            constraint.observe(summaries[name].total_importance,
+                               summaries[name].total_load)
     return summaries
 
 

@@ -3,6 +3,7 @@ from dataclasses import dataclass, fields
 from typing import Callable, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_int, fail
@@ -29,9 +30,10 @@ class Routing:
 
     @property
     def changed(self) -> Tensor:
-        """(N,) bool, whether another choice was made because of the mask."""
+        """(N,) bool, whether a hard constraint changed the choice."""
         free, _ = select(self.logits, self.experts.shape[1])
-        return self.masked.gather(-1, free).any(dim=-1)
+        chosen = torch.zeros_like(self.masked).scatter(-1, self.experts, True)
+        return ~chosen.gather(-1, free).all(dim=-1)
 
     def detach(self) -> 'Routing':
         """The same decision without its graph."""
@@ -118,26 +120,50 @@ def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:
     return order[:, :top_k], ordered[:, :top_k]
 
 
+def softmax(kept: Tensor) -> Tensor:
+    """Logits of the K selected experts (N, K) -> their weights."""
+    return kept.softmax(dim=-1)
+
+
+def sigmoid(kept: Tensor) -> Tensor:
+    """Sigmoids of the selected logits (N, K), divided by their sum.
+
+    In logarithms, so that very small ones keep their ratio. DeepSeek-V3
+    (arXiv 2412.19437), section 2.1.2.
+    """
+    return F.logsigmoid(kept).softmax(dim=-1)
+
+
+#: By name, what makes weights of the logits of the selected experts.
+ROUTING_FUNCTIONS = dict(softmax=softmax, sigmoid=sigmoid)
+
+
 def top_k_routing(logits: Tensor,
                   top_k: int,
                   masked: Optional[Tensor] = None,
                   *,
+                  bias: Optional[Tensor] = None,
+                  function: Callable[[Tensor], Tensor] = softmax,
                   noise: Optional[Tensor] = None,
                   noise_scale: Optional[Tensor] = None) -> Routing:
-    """Keep the K largest logits of each row, softmax over those K.
+    """Keep the K largest logits of each row, and make weights of those K.
 
     Args:
         logits: (N, E), with the noise.
         top_k: K, at most the number of experts that are not masked.
         masked: (E,) bool, experts that may not be chosen; none if None.
+        bias: (E,) added to the logits for the selection only; 0 if None.
+        function: Out of ``ROUTING_FUNCTIONS``.
         noise, noise_scale: (N, E), kept with the decision.
     """
+    open_logits = logits if bias is None else logits.detach() + bias
     if masked is None:
-        masked, open_logits = torch.zeros_like(logits, dtype=torch.bool), logits
+        masked = torch.zeros_like(logits, dtype=torch.bool)
     else:
         masked = masked.expand(logits.shape)
-        open_logits = logits.masked_fill(masked, float('-inf'))
+        open_logits = open_logits.masked_fill(masked, float('-inf'))
     experts, kept = select(open_logits, top_k)
-    weights = torch.zeros_like(logits).scatter(-1, experts,
-                                               kept.softmax(dim=-1))
+    if bias is not None:
+        kept = logits.gather(-1, experts)
+    weights = torch.zeros_like(logits).scatter(-1, experts, function(kept))
     return Routing(weights, experts, logits, masked, noise, noise_scale)

@@ -2,7 +2,7 @@
 
 - The sparse dispatch is the dense reference, in output and gradients.
 - A trained layer in evaluation does what it does in training without noise
-  and masks.
+  and masks; a bias of the selection stays.
 - Its state in a new layer gives the identical output.
 """
 import copy
@@ -63,12 +63,15 @@ GATES = [
     dict(type='GAPFCGate'),
     dict(type='ConvGAPGate', hidden_channels=3),
     dict(type='TwoConvGAPGate'),
+    dict(type='RandomGate'),
     dict(type='EqualGate'),
     dict(type='SingleExpertGate', expert=1),
 ]
 CONSTRAINTS = [
     dict(),
-    dict(noise=True, soft_constraint=dict(type='SwitchLoss')),
+    dict(noise=True, soft_constraint=dict(type='SwitchLoss'),
+         routing='sigmoid', shared_expert=True),
+    dict(hard_constraint=dict(type='LossFreeBias', rate=0.1)),
     dict(soft_constraint=[dict(type='EntropyLoss'), dict(type='RouterZLoss')],
          hard_constraint=dict(type='MeanImportance', threshold=0.0)),
     dict(hard_constraint=dict(
@@ -83,7 +86,7 @@ CONSTRAINTS = [
 
 def layers(gate, scope, expert):
     """Every K and constraint that the gate allows."""
-    static = gate['type'] in ('EqualGate', 'SingleExpertGate')
+    static = gate['type'] in ('EqualGate', 'SingleExpertGate', 'RandomGate')
     for top_k in (1, 2, E):
         for constraint in CONSTRAINTS[:1] if static else CONSTRAINTS:
             if 'balance_over' in constraint and top_k != 2 or (
@@ -153,7 +156,10 @@ def check_parity(gate, scope, expert):
         with torch.no_grad():
             evaluated = layer.eval()(x)
             bare = copy.deepcopy(layer).train()
-            bare.noise, bare.hard_constraint = None, None
+            bare.noise = None
+            if bare.hard_constraint is not None and (
+                    bare.hard_constraint.bias() is None):
+                bare.hard_constraint = None
             assert all(map(torch.equal, evaluated, bare(x))), layer
             again = make().eval()
             again.load_state_dict(layer.state_dict())
