@@ -116,8 +116,16 @@ def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:
     Equal logits are taken in the order of the expert index, so that routing
     is deterministic.
     """
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    return order[:, :top_k], ordered[:, :top_k]
+    if 4 * top_k >= logits.shape[-1]:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        return order[:, :top_k], ordered[:, :top_k]
+    # A few out of many: to look for each of them costs less than to sort all.
+    rest, found = logits.detach().clone(), []
+    for _ in range(top_k):
+        found.append(rest.argmax(dim=-1, keepdim=True))  # the first of equals
+        rest.scatter_(-1, found[-1], float('-inf'))
+    experts = torch.cat(found, dim=-1)
+    return experts, logits.gather(-1, experts)
 
 
 def softmax(kept: Tensor) -> Tensor:

@@ -34,8 +34,16 @@ def test_a_bias_selects_and_does_not_weigh():
 
 
 def test_ties_go_to_the_lower_index():
-    routing = top_k_routing(torch.zeros(3, 5), top_k=2)
-    assert routing.experts.tolist() == [[0, 1]] * 3
+    for experts in (5, 20):  # sorted, and looked for one by one
+        routing = top_k_routing(torch.zeros(3, experts), top_k=2)
+        assert routing.experts.tolist() == [[0, 1]] * 3
+
+
+def test_a_few_out_of_many_are_those_of_sorting():
+    logits = torch.randint(9, (200, 64)).float()
+    order = logits.sort(dim=1, descending=True, stable=True).indices
+    routing = top_k_routing(logits, top_k=3)
+    assert torch.equal(routing.experts, order[:, :3])
 
 
 def test_masked_experts_are_not_chosen():
