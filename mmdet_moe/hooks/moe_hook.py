@@ -26,6 +26,8 @@ from mmdet_moe.models.provenance.padding import RealTokens
 from mmdet_moe.models.reporting import report_decisions
 from mmdet_moe.names import loss_key, step_key
 
+from .collapse_alarm import CollapseAlarm
+
 
 @HOOKS.register_module()
 class MoEHook(Hook):
@@ -43,6 +45,9 @@ class MoEHook(Hook):
       and ``moe/{layer}/changed`` (part of the samples that went to other
       experts because of the mask) go to the message hub, and from there to
       the log file, the JSON and every visualization back end.
+    - After each validation ``moe/{layer}/input_dependence`` (bits of H(mean w)
+      - mean H(w)) and ``moe/{layer}/living_experts`` are logged, and a gate
+      that has collapsed gets a warning, see :class:`.CollapseAlarm`.
     - The running statistics of BatchNorm in experts are the same on all
       ranks.
     - The detector reports who decided about its detections, see
@@ -111,6 +116,24 @@ class MoEHook(Hook):
               for optimizer in _optimizers(runner.optim_wrapper)),
             _padding_does_not_count(model)
         ]
+
+    def before_val_epoch(self, runner) -> None:
+        self._alarm = CollapseAlarm(moe_layers(_unwrapped(runner.model)))
+
+    def after_val_iter(self,
+                       runner,
+                       batch_idx: int,
+                       data_batch: Optional[Sequence] = None,
+                       outputs: Optional[Sequence] = None) -> None:
+        self._alarm.see(outputs or ())
+
+    def after_val_epoch(self,
+                        runner,
+                        metrics: Optional[Dict[str, float]] = None) -> None:
+        for name, figures in self._alarm.result().items():
+            for what, value in figures.items():
+                runner.message_hub.update_scalar(
+                    f'val/{step_key(name, what)}', value)
 
     def after_train(self, runner) -> None:
         for handle in self._handles:
