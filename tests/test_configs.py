@@ -14,10 +14,11 @@ from mmdet_moe.names import weights_field
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 STUDY = sorted((FOLDER / 'retinanet_moe').glob('*.py'))
+POSITIONS = sorted((FOLDER / 'positions').glob('*.py'))
 #: Those of RetinaNet; the others are built in tests/models/test_detectors.py.
 CONFIGS = [
     str(p.relative_to(FOLDER).with_suffix(''))
-    for p in sorted(FOLDER.glob('*.py')) + STUDY
+    for p in sorted(FOLDER.glob('*.py')) + STUDY + POSITIONS
 ]
 EVERY = sorted(
     str(p.relative_to(FOLDER.parent)) for p in FOLDER.glob('**/*.py')
