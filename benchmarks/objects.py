@@ -51,6 +51,8 @@ def arms(data: str) -> Dict[str, Arm]:
         'position': Arm(positions),
         'position, random gate': Arm(positions, (
             f'{MOE}.gate.type=RandomGate', *UNCONSTRAINED)),
+        'position, k-means': Arm(
+            f'configs/positions/retinanet_moe_kmeans_{data}.py'),
         'position, equal gate': Arm(positions, (
             f'{MOE}.gate.type=EqualGate', *UNCONSTRAINED), gate=False),
         # one of the two active experts is the shared one

@@ -9,7 +9,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 
 from mmdet_moe.conversion.dense_twin import dense_twin
-from mmdet_moe.layers import moe_layers
+from mmdet_moe.layers import KMeansGate, moe_layers
 from mmdet_moe.names import weights_field
 
 FOLDER = Path(__file__).parents[1] / 'configs'
@@ -53,6 +53,9 @@ def test_config(load_config, name):
     assert bool(layers) == ('moe' in name)
     for layer in layers.values():
         layer.recording = True  # as the hook does
+        if isinstance(layer.gate, KMeansGate):  # as its hook finds them
+            layer.gate.centroids.normal_()
+            layer.gate.scale.fill_(1)
     hooks = [h['type'] for h in cfg.get('custom_hooks', ())]
     assert ('MoEHook' in hooks) == ('moe' in name)
 

@@ -26,7 +26,7 @@ from .experts import (
     receptive_radius,
 )
 from .forcing import force, forced, match_layers
-from .gates import GATES, Gate, GateNoise
+from .gates import GATES, Gate, GateNoise, KMeansGate
 from .hard_constraints import (
     HARD_CONSTRAINTS,
     HardConstraint,
@@ -48,11 +48,12 @@ from .upcycling import UpcyclingReport, add_noise, upcycle
 __all__ = [
     'GATES', 'HARD_CONSTRAINTS', 'SCOPES', 'SOFT_CONSTRAINTS', 'BothOutcomes',
     'Decision', 'FeedForward', 'Forcing', 'Gate', 'GateNoise',
-    'HardConstraint', 'LossFreeBias', 'MeanImportance', 'MoELayer', 'Parallel',
-    'PatchScope', 'RelativeImportance', 'RememberingDispatch', 'Routing',
-    'Scope', 'SoftConstraint', 'StepSummary', 'UpcyclingReport', 'add_noise',
-    'coefficient_of_variation', 'collect', 'dense_dispatch', 'force', 'forced',
-    'fresh_copy', 'join', 'living_experts', 'logits_of', 'match_layers',
-    'moe_layers', 'real_tokens_are', 'receptive_radius', 'rows_at',
-    'sparse_dispatch', 'top_k_routing', 'traced', 'upcycle'
+    'HardConstraint', 'KMeansGate', 'LossFreeBias', 'MeanImportance',
+    'MoELayer', 'Parallel', 'PatchScope', 'RelativeImportance',
+    'RememberingDispatch', 'Routing', 'Scope', 'SoftConstraint', 'StepSummary',
+    'UpcyclingReport', 'add_noise', 'coefficient_of_variation', 'collect',
+    'dense_dispatch', 'force', 'forced', 'fresh_copy', 'join',
+    'living_experts', 'logits_of', 'match_layers', 'moe_layers',
+    'real_tokens_are', 'receptive_radius', 'rows_at', 'sparse_dispatch',
+    'top_k_routing', 'traced', 'upcycle'
 ]

@@ -118,6 +118,48 @@ class RandomGate(GAPFCGate):
             self.register_buffer(name, value.detach())
 
 
+@GATES.register
+class KMeansGate(Gate):
+    """Static: the experts of the nearest of E clusters of pooled features.
+
+    Logits are the negative squared distances to the clusters' centres, in
+    units of the mean squared distance of a sample to the nearest. Whoever
+    trains the model finds the clusters, and sets ``centroids`` and ``scale``;
+    in a detector that is ``KMeansHook``.
+
+    Raises:
+        RuntimeError: When it is called before that.
+    """
+    learned = False
+    takes_rows = True
+
+    def __init__(self, in_channels: int, num_experts: int) -> None:
+        super().__init__(in_channels, num_experts)
+        self.register_buffer('centroids',
+                             torch.zeros(num_experts, in_channels))
+        self.register_buffer('scale', torch.zeros(()))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the clusters are known."""
+        return bool(self.scale > 0)
+
+    def features(self, x: Tensor) -> Tensor:
+        return global_average_pool(x)
+
+    def logits(self, features: Tensor) -> Tensor:
+        if not self.fitted:
+            raise RuntimeError(
+                'KMeansGate does not know its clusters yet: train with '
+                "custom_hooks=[dict(type='KMeansHook'), dict(type='MoEHook')], "
+                'or load a checkpoint of such a training')
+        # The other mode rounds differently for other numbers of samples.
+        distances = torch.cdist(
+            features, self.centroids.float(),
+            compute_mode='donot_use_mm_for_euclid_dist')
+        return -distances**2 / self.scale.float()
+
+
 class ConvolutionalGate(Gate):
     """Base of gates that start with a 3x3 convolution and ReLU.
 
