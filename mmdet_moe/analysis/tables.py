@@ -4,7 +4,7 @@ Every number that is a mean over pictures has a 95 % interval ``low``, ``high``
 by bootstrap over the pictures.
 """
 from dataclasses import asdict, dataclass
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from mmdet_moe.evaluation.assignment_table import assignment_table, usage
 from mmdet_moe.layers.checks import check_int, fail
 from mmdet_moe.sizes import SIZES
 
-from .average_precision import METRICS, AveragePrecision
+from .average_precision import (
+    METRICS,
+    AveragePrecision,
+    by_class,
+    metrics_of,
+)
 from .information import expert_tells, input_dependence, level_tells
 from .records import LayerRecord, Records, Things
 from .resampling import bootstrap_counts, interval
@@ -50,22 +55,23 @@ def make_tables(records: Records, options: Options) -> dict:
     Returns:
         ``num_images``, ``num_objects``, ``num_true_positives``; ``options``;
         ``levels_by``, how objects got their levels;
-        ``ap``; ``layers``, by name, as :func:`layer_tables` gives them;
-        ``interventions``, a list.
+        ``ap``, and ``ap_by_class``; ``layers``, by name, as
+        :func:`layer_tables` gives them; ``interventions``, a list.
     """
     rng = np.random.default_rng(options.seed)
     counts = bootstrap_counts(
         len(records.pictures), options.resamples, rng)
     detected = records.detections
     correct = detected[detected.true & (detected.score >= options.score_thr)]
-    base = _resampled(records.ap, counts)
+    base = _precisions(records.ap, counts)
     return dict(
         num_images=len(records.pictures),
         num_objects=len(records.objects),
         num_true_positives=len(correct),
         options=asdict(options),
         levels_by=records.levels_by,
-        ap=_ap(base),
+        ap=_ap(metrics_of(base)),
+        ap_by_class=_by_class(by_class(base), records.classes),
         layers={
             name: layer_tables(
                 records,
@@ -237,10 +243,9 @@ def _specialisation(records: Records, name: str,
     return rows
 
 
-def _resampled(ap: AveragePrecision,
-               counts: np.ndarray) -> Dict[str, np.ndarray]:
-    """Each metric, of the pictures themselves and then of each resample."""
-    return ap.resampled(np.concatenate([np.ones_like(counts[:1]), counts]))
+def _precisions(ap: AveragePrecision, counts: np.ndarray) -> np.ndarray:
+    """Of the pictures themselves and then of each resample."""
+    return ap.precisions(np.concatenate([np.ones_like(counts[:1]), counts]))
 
 
 def _ap(metrics: Dict[str, np.ndarray]) -> Dict[str, dict]:
@@ -250,7 +255,11 @@ def _ap(metrics: Dict[str, np.ndarray]) -> Dict[str, dict]:
     }
 
 
-def _interventions(records: Records, base: Dict[str, np.ndarray],
+def _by_class(ap: np.ndarray, classes: Sequence[str]) -> Dict[str, dict]:
+    return _ap(dict(zip(classes, ap)))
+
+
+def _interventions(records: Records, base: np.ndarray,
                    counts: np.ndarray) -> List[dict]:
     """AP under each, and the difference to the model as it is.
 
@@ -258,17 +267,20 @@ def _interventions(records: Records, base: Dict[str, np.ndarray],
     """
     rows = []
     for intervention, ap in records.interventions.items():
-        metrics = base if ap is records.ap else _resampled(ap, counts)
+        own = base if ap is records.ap else _precisions(ap, counts)
+        before, after = metrics_of(base), metrics_of(own)
         rows.append(
             dict(
                 layer=intervention.layer,
                 kind=intervention.kind,
                 value=intervention.value,
                 as_trained=ap is records.ap,
-                ap=_ap(metrics),
+                ap=_ap(after),
                 difference=_ap(
-                    {name: metrics[name] - base[name]
-                     for name in METRICS})))
+                    {name: after[name] - before[name]
+                     for name in METRICS}),
+                difference_by_class=_by_class(
+                    by_class(own) - by_class(base), records.classes)))
     return rows
 
 

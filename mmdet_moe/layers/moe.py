@@ -225,8 +225,10 @@ class MoELayer(nn.Module):
             if self.forcing is not None:
                 top_k, masked = self.forcing.choice(top_k, self.num_experts)
                 masked = masked.to(draw['logits'].device)
-            return Decision(
-                self._route(draw, top_k, masked), self.scope, shapes)
+            routing = self._route(draw, top_k, masked)
+            if self.forcing is not None:
+                routing = self.forcing.replaced(routing)
+            return Decision(routing, self.scope, shapes)
         if not (self.recording and torch.is_grad_enabled()):
             return Decision(
                 self._constrained_routing(draw), self.scope, shapes)

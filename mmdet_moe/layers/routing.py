@@ -1,4 +1,5 @@
 """Routing: logits -> which experts a sample goes to, and with which weight."""
+import dataclasses
 from dataclasses import dataclass, fields
 from typing import Callable, Optional, Sequence, Tuple
 
@@ -79,10 +80,13 @@ class Forcing:
         top_k: K', experts per sample; as trained if None.
         expert: The only expert that is run; None for the gate's choice.
         drop: Experts that are not run.
+        replace: Two experts: what the first one is selected for goes to the
+            second one, with the same weight.
     """
     top_k: Optional[int] = None
     expert: Optional[int] = None
     drop: Tuple[int, ...] = ()
+    replace: Tuple[int, ...] = ()
 
     def choice(self, top_k: int, num_experts: int) -> Tuple[int, Tensor]:
         """What it means for a layer of E experts, trained with K.
@@ -95,6 +99,11 @@ class Forcing:
                 contradict each other.
         """
         last = num_experts - 1
+        if self.replace:
+            if len(self.replace) != 2 or len(set(self.replace)) < 2:
+                fail('replace', self.replace, 'two experts')
+            for e in self.replace:
+                check_int('replace', e, 0, last)
         drop = {check_int('drop', e, 0, last) for e in self.drop}
         if self.expert is not None:
             check_int('expert', self.expert, 0, last)
@@ -108,6 +117,17 @@ class Forcing:
             check_int('top_k', self.top_k, 1, left)
         return (min(top_k if self.top_k is None else self.top_k, left),
                 torch.tensor([e in drop for e in range(num_experts)]))
+
+    def replaced(self, routing: Routing) -> Routing:
+        """The decision with the one expert in the place of the other."""
+        if not self.replace:
+            return routing
+        old, new = self.replace
+        weights = routing.weights.clone()
+        weights[:, new] += weights[:, old]
+        weights[:, old] = 0
+        experts = routing.experts.masked_fill(routing.experts == old, new)
+        return dataclasses.replace(routing, weights=weights, experts=experts)
 
 
 def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:
