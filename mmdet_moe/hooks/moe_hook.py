@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,6 +16,7 @@ from mmdet_moe.layers import (
     MoELayer,
     StepSummary,
     collect,
+    domains_are,
     force,
     moe_layers,
     real_tokens_are,
@@ -114,7 +116,8 @@ class MoEHook(Hook):
             model.register_forward_hook(self._add_losses, with_kwargs=True),
             *(optimizer.register_step_post_hook(self._move)
               for optimizer in _optimizers(runner.optim_wrapper)),
-            _padding_does_not_count(model)
+            _padding_does_not_count(model),
+            *_domains_are_told(model)
         ]
 
     def before_val_epoch(self, runner) -> None:
@@ -268,6 +271,27 @@ def _padding_does_not_count(model: nn.Module) -> RealTokens:
             told.enter_context(real_tokens_are(mask))
 
     return RealTokens(model, tell)
+
+
+def _domains_are_told(model: nn.Module) -> list:
+    """Tell the layers which domain each picture of a training step is of."""
+    told = ExitStack()
+
+    def before(model: nn.Module, args: tuple, kwargs: dict) -> None:
+        told.close()
+        samples = kwargs.get('data_samples') or ()
+        names = [s.get('domain') for s in samples if isinstance(
+            s, BaseDataElement)]
+        if names and None not in names:
+            told.enter_context(domains_are(names))
+
+    def after(*_) -> None:
+        told.close()
+
+    return [
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after, always_call=True)
+    ]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

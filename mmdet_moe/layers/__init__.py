@@ -12,11 +12,12 @@ experts), ``decision`` (that, and what it was about), ``dispatch`` (run the
 experts; with ``plan`` who does what, ``merging`` of convolutions,
 ``memory_format``), ``soft_constraints`` and ``hard_constraints`` (keep them
 balanced), ``moe`` (all of it in one layer), ``recorder`` (what the decisions of
-a step add up to; ``padding`` does not count). On a trained model: ``forcing``,
-``tracing``; from a dense one: ``upcycling``.
+a step add up to; ``padding`` does not count, ``domains`` are told). On a
+trained model: ``forcing``, ``tracing``; from a dense one: ``upcycling``.
 """
 from .decision import Decision, join, rows_at
 from .dispatch import RememberingDispatch, dense_dispatch, sparse_dispatch
+from .domains import DatasetLoss, domains_are
 from .experts import (
     BothOutcomes,
     FeedForward,
@@ -47,12 +48,12 @@ from .upcycling import UpcyclingReport, add_noise, upcycle
 
 __all__ = [
     'GATES', 'HARD_CONSTRAINTS', 'SCOPES', 'SOFT_CONSTRAINTS', 'BothOutcomes',
-    'Decision', 'FeedForward', 'Forcing', 'Gate', 'GateNoise',
+    'DatasetLoss', 'Decision', 'FeedForward', 'Forcing', 'Gate', 'GateNoise',
     'HardConstraint', 'KMeansGate', 'LossFreeBias', 'MeanImportance',
     'MoELayer', 'Parallel', 'PatchScope', 'RelativeImportance',
     'RememberingDispatch', 'Routing', 'Scope', 'SoftConstraint', 'StepSummary',
     'UpcyclingReport', 'add_noise', 'coefficient_of_variation', 'collect',
-    'dense_dispatch', 'force', 'forced', 'fresh_copy', 'join',
+    'dense_dispatch', 'domains_are', 'force', 'forced', 'fresh_copy', 'join',
     'living_experts', 'logits_of', 'match_layers', 'moe_layers',
     'real_tokens_are', 'receptive_radius', 'rows_at', 'sparse_dispatch',
     'top_k_routing', 'traced', 'upcycle'

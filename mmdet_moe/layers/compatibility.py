@@ -39,6 +39,7 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
             if given:
                 fail(key, given, f'None with the static gate {kind}')
     for soft in layer.soft_constraints:
+        soft.check(layer.num_experts)
         if layer.top_k < soft.top_k_min and layer.num_experts > 1:
             fail('top_k', layer.top_k,
                  f'at least {soft.top_k_min} with the soft constraint '

@@ -241,7 +241,7 @@ class MoELayer(nn.Module):
             routing = self._constrained_routing(draw)
         decision = Decision(routing, self.scope, shapes)
         self.recorder.add(
-            Call(decision, counts, real),
+            Call(decision, counts, real, self._domain(shapes, real)),
             guarded=self.constrained,
             layer=f'MoELayer({self.extra_repr()})')
         return decision
@@ -377,6 +377,14 @@ class MoELayer(nn.Module):
         if self.balance_weight == 'foreground':
             return None, real
         return (area * real if self.balance_weight == 'area' else real), real
+
+    def _domain(self, shapes: Sequence[Shape], real: Tensor) -> Tensor:
+        """(N,) the domains of the samples, if a constraint needs them."""
+        for constraint in self.soft_constraints:
+            if constraint.needs_domains:
+                numbers = constraint.numbers(shapes[0][0])
+                return numbers[self.scope.entries(shapes)].to(real.device)
+        return torch.zeros_like(real, dtype=torch.long)
 
     def _build_soft(self, cfgs) -> Tuple[SoftConstraint, ...]:
         if cfgs is None:

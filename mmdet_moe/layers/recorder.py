@@ -74,20 +74,24 @@ class Call:
         decision: With its graph, N samples.
         counts: (N,) what each sample counts; None until it is known.
         real: (N,) 1, or 0 for a sample that is only padding.
+        domain: (N,) int64, as a constraint numbers the domains; zeros if none
+            needs them.
     """
     decision: Decision
     counts: Optional[Tensor]
     real: Tensor
+    domain: Tensor
 
-    def parts(self, by_level: bool) -> List[Tuple[Routing, Tensor, Tensor]]:
-        """Routing, counts and what is real: of the call, or of each level."""
+    def parts(self, by_level: bool) -> List[Tuple[Routing, Tensor, ...]]:
+        """Routing, counts, what is real, and the domain: of the call, or of
+        each level."""
         decision = self.decision
         sizes = (
             decision.scope.sizes(decision.shapes)
             if by_level else [len(self.real)])
         return list(
             zip(decision.routing.split(sizes), self.counts.split(sizes),
-                self.real.split(sizes)))
+                self.real.split(sizes), self.domain.split(sizes)))
 
 
 class Recorder:
@@ -185,8 +189,8 @@ class Recorder:
             total_importance=importance,
             total_load=total_load)
 
-    def _sums(self, routing: Routing, counts: Tensor,
-              real: Tensor) -> List[Tensor]:
+    def _sums(self, routing: Routing, counts: Tensor, real: Tensor,
+              domain: Tensor) -> List[Tensor]:
         """The statistics, then what each soft constraint sums."""
         weights = routing.weights.detach()
         selected = (weights != 0).to(real)
@@ -198,14 +202,19 @@ class Recorder:
             weighted_sum(counts, selected),
             weighted_sum(real, selected),
             weighted_sum(real, routing.masked.to(real)),
-            *(constraint.sums(routing, counts)
+            *(constraint.sums(
+                routing, counts,
+                *((domain, ) if constraint.needs_domains else ()))
               for constraint in self.soft_constraints)
         ]
 
     def _widths(self, nothing: Routing) -> List[int]:
         """How many columns each of the sums has."""
         none = nothing.weights.new_zeros(0)
-        return [len(part) for part in self._sums(nothing, none, none)]
+        return [
+            len(part)
+            for part in self._sums(nothing, none, none, none.long())
+        ]
 
 
 #: How many of the sums are statistics, and belong to no soft constraint.
