@@ -8,7 +8,6 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -117,7 +116,7 @@ class MoEHook(Hook):
             *(optimizer.register_step_post_hook(self._move)
               for optimizer in _optimizers(runner.optim_wrapper)),
             _padding_does_not_count(model),
-            *_domains_are_told(model)
+            *_domains_are_told(model, self._layers)
         ]
 
     def before_val_epoch(self, runner) -> None:
@@ -273,17 +272,27 @@ def _padding_does_not_count(model: nn.Module) -> RealTokens:
     return RealTokens(model, tell)
 
 
-def _domains_are_told(model: nn.Module) -> list:
+def _domains_are_told(model: nn.Module,
+                      layers: Dict[str, MoELayer]) -> list:
     """Tell the layers which domain each picture of a training step is of."""
+    asking = [name for name, layer in layers.items() if any(
+        soft.needs_domains for soft in layer.soft_constraints)]
+    if not asking:
+        return []
     told = ExitStack()
 
     def before(model: nn.Module, args: tuple, kwargs: dict) -> None:
         told.close()
-        samples = kwargs.get('data_samples') or ()
-        names = [s.get('domain') for s in samples if isinstance(
-            s, BaseDataElement)]
-        if names and None not in names:
-            told.enter_context(domains_are(names))
+        if kwargs.get('mode') != 'loss':
+            return
+        names = [s.get('domain') for s in kwargs['data_samples']]
+        if None in names:
+            raise ConfigError(
+                f'{asking[0]} has a constraint that needs the domain of each '
+                "picture: let train_dataloader's dataset be of "
+                "type='DomainCocoDataset', and meta_keys of its PackDetInputs "
+                "have 'domain' in them")
+        told.enter_context(domains_are(names))
 
     def after(*_) -> None:
         told.close()

@@ -82,9 +82,8 @@ class DatasetLoss(SoftConstraint):
         if names is None or len(names) != entries:
             raise RuntimeError(
                 'DatasetLoss: the layer decides about ' + (
-                    'pictures whose domains are not known; the data set is to '
-                    "be a DomainCocoDataset, and PackDetInputs' meta_keys are "
-                    "to have 'domain' in them" if names is None else
+                    'pictures whose domains are not known; say them with '
+                    'domains_are' if names is None else
                     f'{entries} things, and there are {len(names)} pictures'))
         known = list(self.experts)
         for name in names:

@@ -150,9 +150,8 @@ class KMeansGate(Gate):
     def logits(self, features: Tensor) -> Tensor:
         if not self.fitted:
             raise RuntimeError(
-                'KMeansGate does not know its clusters yet: train with '
-                "custom_hooks=[dict(type='KMeansHook'), dict(type='MoEHook')], "
-                'or load a checkpoint of such a training')
+                'KMeansGate does not know its clusters yet: KMeansHook finds '
+                'them in a training, or they are in the checkpoint of one')
         # The other mode rounds differently for other numbers of samples.
         distances = torch.cdist(
             features, self.centroids.float(),

@@ -48,7 +48,7 @@ def test_positions_have_the_domain_of_their_picture():
 def test_what_is_not_known():
     moe = layer(dict(sea=0))
     x = torch.randn(1, 1, 4, 4)
-    with pytest.raises(RuntimeError, match="meta_keys are to have 'domain'"):
+    with pytest.raises(RuntimeError, match='say them with domains_are'):
         moe(x)
     with domains_are(['sea', 'sea']), pytest.raises(
             RuntimeError, match='decides about 1 things.*2 pictures'):
