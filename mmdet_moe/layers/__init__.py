@@ -13,7 +13,8 @@ experts; with ``plan`` who does what, ``merging`` of convolutions,
 ``memory_format``), ``soft_constraints`` and ``hard_constraints`` (keep them
 balanced), ``moe`` (all of it in one layer), ``recorder`` (what the decisions of
 a step add up to; ``padding`` does not count, ``domains`` are told). On a
-trained model: ``forcing``, ``tracing``; from a dense one: ``upcycling``.
+trained model: ``forcing``, ``tracing``, ``pruning``; from a dense one:
+``upcycling``.
 """
 from .decision import Decision, join, rows_at
 from .dispatch import RememberingDispatch, dense_dispatch, sparse_dispatch
@@ -38,6 +39,7 @@ from .hard_constraints import (
 from .moe import MoELayer, moe_layers
 from .padding import real_tokens_are
 from .patch_scope import PatchScope
+from .pruning import prune, prune_state
 from .recorder import StepSummary, collect
 from .routing import Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Scope
@@ -54,7 +56,7 @@ __all__ = [
     'RememberingDispatch', 'Routing', 'Scope', 'SoftConstraint', 'StepSummary',
     'UpcyclingReport', 'add_noise', 'coefficient_of_variation', 'collect',
     'dense_dispatch', 'domains_are', 'force', 'forced', 'fresh_copy', 'join',
-    'living_experts', 'logits_of', 'match_layers', 'moe_layers',
-    'real_tokens_are', 'receptive_radius', 'rows_at', 'sparse_dispatch',
-    'top_k_routing', 'traced', 'upcycle'
+    'living_experts', 'logits_of', 'match_layers', 'moe_layers', 'prune',
+    'prune_state', 'real_tokens_are', 'receptive_radius', 'rows_at',
+    'sparse_dispatch', 'top_k_routing', 'traced', 'upcycle'
 ]

@@ -44,6 +44,9 @@ class Gate(nn.Module):
         pools: Whether its features are the global average pool, which the
             noise needs as well, so that it is not computed again.
         takes_rows: Whether a sample may be a row (C,) rather than a map.
+        per_expert: Names of the parameters and buffers whose first axis are
+            the experts, so that experts can be taken out. A gate without the
+            attribute cannot do without one of its experts.
 
     Args:
         in_channels: C, channels of the features.
@@ -83,6 +86,7 @@ GATES = Registry(Gate)
 @GATES.register
 class GAPFCGate(Gate):
     """Global average pool, then a fully connected layer."""
+    per_expert = ('fc_weight', 'fc_bias')
     pools = True
     takes_rows = True
 
@@ -132,6 +136,7 @@ class KMeansGate(Gate):
     """
     learned = False
     takes_rows = True
+    per_expert = ('centroids', )
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__(in_channels, num_experts)
@@ -190,6 +195,7 @@ class ConvGAPGate(ConvolutionalGate):
     Args:
         args: As of :class:`ConvolutionalGate`.
     """
+    per_expert = ('fc_weight', 'fc_bias')
 
     def __init__(self,
                  in_channels: int,
@@ -219,6 +225,7 @@ class TwoConvGAPGate(ConvolutionalGate):
     Args:
         args: As of :class:`ConvolutionalGate`.
     """
+    per_expert = ('last_weight', 'last_bias')
 
     def __init__(self,
                  in_channels: int,
@@ -246,6 +253,7 @@ class EqualGate(Gate):
     """
     learned = False
     takes_rows = True
+    per_expert = ()
 
     def features(self, x: Tensor) -> Tensor:
         return x.new_zeros((len(x), self.num_experts), dtype=torch.float)
@@ -289,6 +297,7 @@ class GateNoise(nn.Module):
         num_experts: E, number of logits.
     """
     floor = 1e-2
+    per_expert = ('scale_weight', )
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__()
