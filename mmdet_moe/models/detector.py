@@ -1,7 +1,7 @@
 """Any detector with experts, from its stock config."""
 import copy
 from operator import itemgetter
-from typing import List, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
@@ -9,7 +9,7 @@ from mmengine.model import initialize
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from mmdet_moe.layers import moe_layers
+from mmdet_moe.layers import moe_layers, prune
 from mmdet_moe.layers.checks import fail
 
 from .placing import add_experts, table_of_experts
@@ -21,6 +21,7 @@ from .residual import ResidualMixture
 def build_moe_detector(*,
                        detector: str = '',
                        experts: Sequence[dict] = (),
+                       pruned: Optional[Mapping[str, Sequence[int]]] = None,
                        **model) -> nn.Module:
     """Build a detector of MMDetection with experts in it.
 
@@ -37,6 +38,8 @@ def build_moe_detector(*,
         experts: Where experts are in it, as :func:`.add_experts` takes it.
             May be empty where the config has MoE layers elsewhere, as in a
             ``conv_cfg``.
+        pruned: By the name of a MoE layer the experts that stay in it, out of
+            those that it is built with; see :func:`~mmdet_moe.layers.prune`.
         model: The arguments of that detector.
 
     Raises:
@@ -56,6 +59,11 @@ def build_moe_detector(*,
     if not moe_layers(built):
         fail('model.experts', list(experts),
              'at least one, as no other part of the model has experts')
+    for name, keep in (pruned or {}).items():
+        if name not in moe_layers(built):
+            fail('model.pruned', name, 'a MoE layer of the model; there are ' +
+                 ', '.join(moe_layers(built)))
+        prune(moe_layers(built)[name], keep)
     if done:
         print_log(table_of_experts(done), 'current')
     built.init_weights = _Initialise(built)
@@ -66,7 +74,7 @@ def build_moe_detector(*,
 #: How to get the config of the detector without experts; see
 #: :func:`mmdet_moe.conversion.dense_twin.dense_twin`.
 build_moe_detector.dense_twin = itemgetter('detector')
-build_moe_detector.moe_keys = ('detector', 'experts')
+build_moe_detector.moe_keys = ('detector', 'experts', 'pruned')
 
 
 class _Initialise:
