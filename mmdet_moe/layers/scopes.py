@@ -170,6 +170,11 @@ class _OneByOne(Scope):
     def total(self, maps):
         return torch.cat([m.flatten() for m in maps])
 
+    def _apart(self, rows: Tensor, shapes: Sequence[Shape]) -> List[Tensor]:
+        """The table -> that of each input. Unsafe if the whole was used, too;
+        so whoever gets them may work in place, as an activation does."""
+        return list(rows.unsafe_split_with_sizes(self.sizes(shapes)))
+
 
 @SCOPES.register
 class RowScope(_OneByOne):
@@ -186,7 +191,7 @@ class RowScope(_OneByOne):
     def join(self, pieces, shapes):
         return [
             y.unflatten(0, shape)
-            for y, shape in zip(pieces[0].split(self.sizes(shapes)), shapes)
+            for y, shape in zip(self._apart(pieces[0], shapes), shapes)
         ]
 
     def locate(self, shapes, inputs, entries, centres, items):
@@ -225,10 +230,10 @@ class PositionScope(_OneByOne):
         return [x[..., None, None] if self.of_maps else x for x in levels]
 
     def join(self, pieces, shapes):
-        rows = pieces[0].flatten(1)
+        rows = self._apart(pieces[0].flatten(1), shapes)
         return [
             y.unflatten(0, shape).movedim(-1, 1)
-            for y, shape in zip(rows.split(self.sizes(shapes)), shapes)
+            for y, shape in zip(rows, shapes)
         ]
 
     def divide(self, shape):

@@ -101,6 +101,8 @@ def test_rows_and_tokens_are_samples():
     torch.testing.assert_close(y, alone[0])
     torch.testing.assert_close(z.flatten(0, 1), alone[1])
     assert layer(torch.zeros(0, 6)).shape == (0, 5)
+    for out in (layer(rows), *layer([rows, tokens])):
+        out.relu_()  # as an activation after the layer does
     with pytest.raises(ValueError, match="gate.type='ConvGAPGate'"):
         MoELayer(lambda: nn.Linear(6, 5), 6, scope=dict(type='RowScope'),
                  gate=dict(type='ConvGAPGate'))
@@ -127,6 +129,7 @@ def test_positions_are_samples(expert, channels_last):
         alone = layer(x.movedim(1, -1).reshape(-1, 6, 1, 1))
         torch.testing.assert_close(
             y.movedim(1, -1).flatten(0, 2), alone.flatten(1))
+        y.relu_()
 
 
 def test_a_position_is_found_by_the_centre_of_a_box():
