@@ -6,6 +6,7 @@ several times, at one line of a program and not at the next. jemalloc or
 tcmalloc, or ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000`` in the
 environment, do the same for a training on a CPU.
 """
+import contextlib
 import ctypes
 import platform
 import subprocess
@@ -27,6 +28,13 @@ def keep_memory() -> None:
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _give_back() -> None:
+    """Give what is freed back at once, so that a peak is of what is in use,
+    as on a GPU; by default glibc keeps blocks below 32 MB."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL('libc.so.6').mallopt(-3, 2**18)  # M_MMAP_THRESHOLD
 
 
 def medians(functions: Dict[str, Callable[[], object]],
@@ -68,6 +76,7 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *args) -> int:
 
 
 def _report(sender, prepare: Callable, *args) -> None:
+    _give_back()
     run = prepare(*args)
     Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
     before = _status('VmRSS')

@@ -1,11 +1,5 @@
 """The dense twin of retinanet_moe_fpn_shapes.py: the same without experts."""
 _base_ = [
-    './_base_/retinanet_r18_fpn_small.py', './_base_/shapes.py',
+    './_base_/retinanet_r18_fpn_shapes.py', './_base_/shapes.py',
     './_base_/schedule_shapes.py'
 ]
-
-# Half the channels in the backbone: twice the steps in the same time.
-model = dict(
-    backbone=dict(base_channels=32, stem_channels=32),
-    neck=dict(in_channels=[32, 64, 128, 256]),
-    bbox_head=dict(num_classes=5))

@@ -17,6 +17,7 @@ if _missing is None:
     # Importing them registers their classes.
     from . import (  # noqa: F401
         conversion,
+        datasets,
         evaluation,
         hooks,
         models,

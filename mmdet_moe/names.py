@@ -24,7 +24,8 @@ def loss_key(constraint: str, layer: str) -> str:
 
 def step_key(layer: str, what: str, expert: Optional[int] = None) -> str:
     """Of a statistic of a training step: ``'importance'``, ``'share'``,
-    ``'masked'`` of an expert, or ``'changed'``."""
+    ``'masked'`` of an expert, or ``'changed'``; or of a validation:
+    ``'input_dependence'``, ``'living_experts'``."""
     return f'moe/{layer}/{what}' + ('' if expert is None else f'_{expert}')
 
 

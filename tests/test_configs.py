@@ -9,15 +9,17 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 
 from mmdet_moe.conversion.dense_twin import dense_twin
-from mmdet_moe.layers import moe_layers
+from mmdet_moe.layers import KMeansGate, domains_are, moe_layers
 from mmdet_moe.names import weights_field
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 STUDY = sorted((FOLDER / 'retinanet_moe').glob('*.py'))
+OBJECTS = sorted(FOLDER.glob('positions/*.py')) + sorted(
+    FOLDER.glob('domains/*.py'))
 #: Those of RetinaNet; the others are built in tests/models/test_detectors.py.
 CONFIGS = [
     str(p.relative_to(FOLDER).with_suffix(''))
-    for p in sorted(FOLDER.glob('*.py')) + STUDY
+    for p in sorted(FOLDER.glob('*.py')) + STUDY + OBJECTS
 ]
 EVERY = sorted(
     str(p.relative_to(FOLDER.parent)) for p in FOLDER.glob('**/*.py')
@@ -26,6 +28,8 @@ EVERY = sorted(
 TWINS = {
     'retinanet_fpn_shapes': 'retinanet_moe_fpn_shapes',
     'retinanet_fpn_bccd': 'retinanet_moe_fpn_bccd',
+    'domains/retinanet_fpn_domain_shapes':
+    'domains/retinanet_moe_fpn_domain_shapes',
     'atss/atss_r18_fpn_shapes': 'atss/atss_moe_r18_fpn_shapes',
     'rtmdet/rtmdet_tiny_shapes': 'rtmdet/rtmdet_moe_tiny_shapes',
     'rtmdet/rtmdet_tiny_longer_shapes':
@@ -52,6 +56,9 @@ def test_config(load_config, name):
     assert bool(layers) == ('moe' in name)
     for layer in layers.values():
         layer.recording = True  # as the hook does
+        if isinstance(layer.gate, KMeansGate):  # as its hook finds them
+            layer.gate.centroids.normal_()
+            layer.gate.scale.fill_(1)
     hooks = [h['type'] for h in cfg.get('custom_hooks', ())]
     assert ('MoEHook' in hooks) == ('moe' in name)
 
@@ -60,7 +67,8 @@ def test_config(load_config, name):
             2, [[3, 64, 96], [3, 64, 64]],
             num_classes=cfg.model.bbox_head.num_classes), True)
     detector.train()
-    losses = detector(**data, mode='loss')
+    with domains_are(['day', 'fog']):  # for the config that asks for them
+        losses = detector(**data, mode='loss')
     for layer in layers.values():
         summary = layer.collect()
         assert len(summary.losses) == len(layer.soft_constraints)

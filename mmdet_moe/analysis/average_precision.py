@@ -34,6 +34,32 @@ DETECTIONS = np.dtype([*_WHERE, ('score', float), ('hits', np.int16),
                        ('misses', np.int16)])
 
 
+def metrics_of(precisions: np.ndarray) -> Dict[str, np.ndarray]:
+    """What :meth:`AveragePrecision.precisions` gave -> AP, AP50, AP75, AP_S,
+    AP_M, AP_L, (R,) each."""
+    return {
+        name: _mean(precisions[:, :, size] if iou is None else
+                    precisions[:, :, size, np.isclose(IOUS, iou)])
+        for name, (size, iou) in METRICS.items()
+    }
+
+
+def by_class(precisions: np.ndarray) -> np.ndarray:
+    """The same -> AP of each class, over all sizes, (classes, R)."""
+    return np.stack([_mean(of_class) for of_class in precisions[:, :, 0]
+                     .swapaxes(0, 1)])
+
+
+def _mean(precisions: np.ndarray) -> np.ndarray:
+    """(R, ...) -> (R,), of what is there; NaN where nothing is."""
+    rows = precisions.reshape(len(precisions), -1)
+    known = ~np.isnan(rows)
+    number = known.sum(axis=1)
+    total = np.where(known, rows, 0).sum(axis=1)
+    return np.divide(total, number, where=number > 0,
+                     out=np.full(len(rows), np.nan))
+
+
 class AveragePrecision:
     """AP of the detections of I pictures.
 
@@ -96,22 +122,26 @@ class AveragePrecision:
             counts: (R, I) how often each picture is taken, in the order of
                 ``img_ids``.
         """
+        return metrics_of(self.precisions(counts))
+
+    def precisions(self, counts: np.ndarray) -> np.ndarray:
+        """The mean precisions that AP is the mean of, for multisets.
+
+        Args:
+            counts: As of :meth:`resampled`.
+
+        Returns:
+            (R, classes, ranges of sizes, IoU thresholds); the first range is
+            that of all sizes. NaN where there is no object.
+        """
         curves = self._curves()
-        metrics = {name: np.full(len(counts), np.nan) for name in METRICS}
+        found = np.full((len(counts), len(self.cat_ids), 4, len(IOUS)), np.nan)
         for r, times in enumerate(counts):
             weight = np.zeros(len(times))
             weight[self._order] = times
-            # (classes, ranges, IoU thresholds)
-            table = np.full((len(self.cat_ids), 4, len(IOUS)), np.nan)
             for (category, size), curve in curves.items():
-                table[category, size] = curve.precision(weight)
-            for name, (size, iou) in METRICS.items():
-                chosen = table[:, size]
-                if iou is not None:
-                    chosen = chosen[:, np.isclose(IOUS, iou)]
-                if not np.isnan(chosen).all():
-                    metrics[name][r] = np.nanmean(chosen)
-        return metrics
+                found[r, category, size] = curve.precision(weight)
+        return found
 
     def _curves(self) -> Dict[tuple, '_Curve']:
         """By class and range of sizes; those without an object are left out."""

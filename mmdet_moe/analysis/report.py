@@ -2,6 +2,7 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from textwrap import fill
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
@@ -148,7 +149,7 @@ def render(template: str, **content) -> str:
 
 
 def summary(tables: dict) -> str:
-    """AP by size and the expert x size tables, as text."""
+    """AP by size, expert x size tables and verdicts, as text."""
     blocks = [
         AsciiTable([
             list(tables['ap']),
@@ -169,6 +170,7 @@ def summary(tables: dict) -> str:
                 if sizes[s]['count'] else '-' for s in SIZES
             ])
         blocks.append(AsciiTable(rows, layer).table)
+        blocks.append(fill(' '.join(table['verdict']), 79))
     return '\n'.join(blocks) + '\n'
 
 

@@ -12,10 +12,13 @@ from mmdet_moe.evaluation.assignment_table import assignment_table, usage
 from mmdet_moe.layers.checks import check_int, fail
 from mmdet_moe.sizes import SIZES
 
-from .average_precision import METRICS, AveragePrecision
+from .average_precision import metrics_of
+from .dissociation import double_dissociations
+from .effects import classes_in_json, effects, in_json, precisions
 from .information import expert_tells, input_dependence, level_tells
 from .records import LayerRecord, Records, Things
 from .resampling import bootstrap_counts, interval
+from .verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -50,32 +53,37 @@ def make_tables(records: Records, options: Options) -> dict:
     Returns:
         ``num_images``, ``num_objects``, ``num_true_positives``; ``options``;
         ``levels_by``, how objects got their levels;
-        ``ap``; ``layers``, by name, as :func:`layer_tables` gives them;
-        ``interventions``, a list.
+        ``ap``, and ``ap_by_class``; ``layers``, by name, as
+        :func:`layer_tables` gives them, with ``dissociations`` of its experts
+        and a ``verdict`` in words; ``interventions``, a list.
     """
     rng = np.random.default_rng(options.seed)
     counts = bootstrap_counts(
         len(records.pictures), options.resamples, rng)
     detected = records.detections
     correct = detected[detected.true & (detected.score >= options.score_thr)]
-    base = _resampled(records.ap, counts)
+    base = precisions(records.ap, counts)
+    rows, losses = effects(records, base, counts)
+    layers = {}
+    for name in records.layers:
+        table = layer_tables(
+            records, name, correct=correct, counts=counts, options=options)
+        table['dissociations'] = [
+            asdict(x) for x in double_dissociations(losses.get(name, {}))
+        ]
+        table['verdict'] = verdict(
+            table, [row for row in rows if row['layer'] == name])
+        layers[name] = table
     return dict(
         num_images=len(records.pictures),
         num_objects=len(records.objects),
         num_true_positives=len(correct),
         options=asdict(options),
         levels_by=records.levels_by,
-        ap=_ap(base),
-        layers={
-            name: layer_tables(
-                records,
-                name,
-                correct=correct,
-                counts=counts,
-                options=options)
-            for name in records.layers
-        },
-        interventions=_interventions(records, base, counts))
+        ap=in_json(metrics_of(base)),
+        ap_by_class=classes_in_json(base, records.classes),
+        layers=layers,
+        interventions=rows)
 
 
 def layer_tables(records: Records, name: str, *, correct: Things,
@@ -235,42 +243,3 @@ def _specialisation(records: Records, name: str,
                     **asdict(tells),
                     by_level_only=lookup))
     return rows
-
-
-def _resampled(ap: AveragePrecision,
-               counts: np.ndarray) -> Dict[str, np.ndarray]:
-    """Each metric, of the pictures themselves and then of each resample."""
-    return ap.resampled(np.concatenate([np.ones_like(counts[:1]), counts]))
-
-
-def _ap(metrics: Dict[str, np.ndarray]) -> Dict[str, dict]:
-    return {
-        name: dict(value=_number(x[0]), interval=interval(x[1:]))
-        for name, x in metrics.items()
-    }
-
-
-def _interventions(records: Records, base: Dict[str, np.ndarray],
-                   counts: np.ndarray) -> List[dict]:
-    """AP under each, and the difference to the model as it is.
-
-    Both are of the same resample, so that the interval is of the difference.
-    """
-    rows = []
-    for intervention, ap in records.interventions.items():
-        metrics = base if ap is records.ap else _resampled(ap, counts)
-        rows.append(
-            dict(
-                layer=intervention.layer,
-                kind=intervention.kind,
-                value=intervention.value,
-                as_trained=ap is records.ap,
-                ap=_ap(metrics),
-                difference=_ap(
-                    {name: metrics[name] - base[name]
-                     for name in METRICS})))
-    return rows
-
-
-def _number(x: float) -> Optional[float]:
-    return None if np.isnan(x) else float(x)

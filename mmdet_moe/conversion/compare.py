@@ -17,9 +17,13 @@ _UNSTEADY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd,
              DropPath, nn.MultiheadAttention, MoELayer)
 
 
+DIFFERENT = 'the upcycled detector is not the dense one'
+
+
 @torch.no_grad()
 def compare(dense: nn.Module, moe: nn.Module,
-            picture: Optional[str] = None) -> str:
+            picture: Optional[str] = None,
+            different: str = DIFFERENT) -> str:
     """Check that two detectors do the same with a picture.
 
     Compared are the losses, without dropout and with the statistics that the
@@ -31,6 +35,7 @@ def compare(dense: nn.Module, moe: nn.Module,
         dense: The detector without experts.
         moe: The one with experts.
         picture: A picture file; a generated one if None.
+        different: What the error says if they do not.
 
     Returns:
         What was compared, to be printed.
@@ -48,14 +53,13 @@ def compare(dense: nn.Module, moe: nn.Module,
         worst = max(worst, difference)
         if not difference < 1e-3:
             raise UpcyclingError(
-                f'the upcycled detector is not the dense one: {name} differs '
-                f'by {difference:.2g} of its largest value. An architecture '
-                'that adds to the dense one, such as residual=True, cannot be '
-                'upcycled')
+                f'{different}: {name} differs by {difference:.2g} of its '
+                'largest value. An architecture that adds to the dense one, '
+                'such as residual=True, cannot be upcycled')
     boxes = [outcome['boxes'] for outcome in outcomes]
     if not _same_rows(*boxes):
         raise UpcyclingError(
-            'the upcycled detector is not the dense one: '
+            f'{different}: '
             f'{len(boxes[0])} detections became {len(boxes[1])}, or others')
     return (f'compared on {picture or "a generated picture"}: '
             f'{len(outcomes[0]["tensors"])} losses and outputs equal (largest '

@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from mmdet_moe.files import write_text
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_number, fail
-from mmdet_moe.models.replacement import replace_modules, replacement_table
+from mmdet_moe.models.placing import add_experts, table_of_experts
 
 from .moe_config import experts_of, moe_config
 from .upcycle import check_absent, write_upcycled
@@ -39,7 +39,7 @@ def moeify(cfg: Config,
         cfg: The config of a detector without experts.
         config: Where it is from: a path, or ``'mmdet::...'``.
         at: Names of the modules that become mixtures, or patterns; see
-            :func:`.replace_modules`.
+            :func:`.add_experts`.
         num_experts: E.
         top_k: K.
         soft_constraint: Types of the soft constraints, with their default
@@ -69,7 +69,7 @@ def moeify(cfg: Config,
             check_absent(path)
     experts = experts_of(at, num_experts, top_k, soft_constraint)
     dense, moe = _build(cfg), _build(cfg)
-    said = [replacement_table(replace_modules(moe, [experts]))]
+    said = [table_of_experts(add_experts(moe, [experts]))]
     if checkpoint is not None:
         said.append(
             write_upcycled(

@@ -1,1 +1,4 @@
-"""Data: the generated pictures, and checks of COCO-format data."""
+"""Data: generated pictures, domains, and checks of COCO-format data."""
+from .domains import DomainCocoDataset
+
+__all__ = ['DomainCocoDataset']

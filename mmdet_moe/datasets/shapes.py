@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -30,8 +30,38 @@ HUE_STEP, HUE_SPREAD = 72, 44
 MAX_COVERED = 0.6
 
 
+def _thermal(rng, picture):
+    """Grey: only how bright it is."""
+    grey = picture @ (0.11, 0.59, 0.3)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _night(rng, picture):
+    """Dark and bluish, with the noise of a dim picture."""
+    return picture * (0.45, 0.3, 0.22) + rng.normal(0, 9, picture.shape)
+
+
+def _fog(rng, picture):
+    """Blurred, and most of the contrast gone."""
+    return 0.35 * cv2.GaussianBlur(picture, (0, 0), 1.6) + 135
+
+
+def _print(rng, picture):
+    """A coarse halftone: few levels of each colour, in dots."""
+    height, width = picture.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    dots = 60 * np.sin(np.pi * x / 3) * np.sin(np.pi * y / 3)
+    return 85 * np.rint((picture + dots[..., None]) / 85)
+
+
+#: What the camera of each domain makes of a picture (H, W, 3) float.
+DOMAINS = dict(day=lambda rng, picture: picture, thermal=_thermal,
+               night=_night, fog=_fog, print=_print)
+
+
 def generate(root, train: int, val: int, seed: int = 0,
-             width: int = 256, height: int = 192) -> Path:
+             width: int = 256, height: int = 192,
+             domains: bool = False) -> Path:
     """Write ``root/{train,val}/*.jpg`` and ``root/annotations/*.json``.
 
     The folder appears when it is complete; what was there before is kept if
@@ -43,6 +73,9 @@ def generate(root, train: int, val: int, seed: int = 0,
         val: Number of validation pictures, at least 1.
         seed: The same seed gives the same files.
         width, height: Size of a picture in pixels, at least 64.
+        domains: Whether each picture is of one of ``DOMAINS``, in turns, and
+            has its name as ``domain`` in the annotation file. What is drawn
+            does not depend on the domain.
 
     Returns:
         ``root``.
@@ -61,7 +94,8 @@ def generate(root, train: int, val: int, seed: int = 0,
         for split, (name, number) in enumerate((('train', train),
                                                 ('val', val))):
             (part / name).mkdir()
-            _write_split(part, name, number, (seed, split), (height, width))
+            _write_split(part, name, number, (seed, split), (height, width),
+                         list(DOMAINS) if domains else [])
         part.chmod(0o755)
         if root.exists():
             root.rmdir()
@@ -73,18 +107,20 @@ def generate(root, train: int, val: int, seed: int = 0,
 
 
 def _write_split(root: Path, name: str, number: int, seed: Tuple[int, int],
-                 shape: Tuple[int, int]) -> None:
+                 shape: Tuple[int, int], domains: Sequence[str]) -> None:
     images, annotations = [], []
     for i in range(number):
+        own = dict(domain=domains[i % len(domains)]) if domains else {}
         picture, objects = draw_picture(
-            np.random.default_rng((*seed, i)), shape)
+            np.random.default_rng((*seed, i)), shape, **own)
         file_name = f'{i:06d}.jpg'
         if not cv2.imwrite(
                 str(root / name / file_name), picture,
                 [cv2.IMWRITE_JPEG_QUALITY, 90]):
             raise OSError(f'cannot write {root / name / file_name}')
         images.append(
-            dict(id=i, file_name=file_name, height=shape[0], width=shape[1]))
+            dict(id=i, file_name=file_name, height=shape[0], width=shape[1],
+                 **own))
         annotations += [
             dict(id=len(annotations) + k, image_id=i, iscrowd=0, **o)
             for k, o in enumerate(objects)
@@ -103,7 +139,8 @@ def _write_split(root: Path, name: str, number: int, seed: Tuple[int, int],
 
 
 def draw_picture(rng: np.random.Generator,
-                 shape: Tuple[int, int]) -> Tuple[np.ndarray, List[dict]]:
+                 shape: Tuple[int, int],
+                 domain: str = 'day') -> Tuple[np.ndarray, List[dict]]:
     """One picture (H, W, 3) uint8 and its annotations, without ids."""
     picture = _texture(rng, shape)
     owner = np.full(shape, -1)
@@ -117,7 +154,7 @@ def draw_picture(rng: np.random.Generator,
         drawn.append(dict(category_id=category + 1, pixels=mask.sum()))
     # The camera: a little blur and noise over edges that were drawn exactly.
     picture = cv2.GaussianBlur(picture, (3, 3), 0.6)
-    picture = picture + rng.normal(0, 4, picture.shape)
+    picture = DOMAINS[domain](rng, picture) + rng.normal(0, 4, picture.shape)
     picture = picture.clip(0, 255).astype(np.uint8)
     return picture, [
         dict(category_id=d['category_id'], **_describe(owner == i))

@@ -1,4 +1,5 @@
 """Metrics; importing them registers them."""
+from .domain_metric import DomainCocoMetric
 from .expert_assignment import ExpertAssignmentMetric
 
-__all__ = ['ExpertAssignmentMetric']
+__all__ = ['DomainCocoMetric', 'ExpertAssignmentMetric']

@@ -15,6 +15,7 @@ from mmdet_moe.layers import (
     MoELayer,
     StepSummary,
     collect,
+    domains_are,
     force,
     moe_layers,
     real_tokens_are,
@@ -25,6 +26,8 @@ from mmdet_moe.layers.running_statistics import SharedStatistics
 from mmdet_moe.models.provenance.padding import RealTokens
 from mmdet_moe.models.reporting import report_decisions
 from mmdet_moe.names import loss_key, step_key
+
+from .collapse_alarm import CollapseAlarm
 
 
 @HOOKS.register_module()
@@ -43,6 +46,9 @@ class MoEHook(Hook):
       and ``moe/{layer}/changed`` (part of the samples that went to other
       experts because of the mask) go to the message hub, and from there to
       the log file, the JSON and every visualization back end.
+    - After each validation ``moe/{layer}/input_dependence`` (bits of H(mean w)
+      - mean H(w)) and ``moe/{layer}/living_experts`` are logged, and a gate
+      that has collapsed gets a warning, see :class:`.CollapseAlarm`.
     - The running statistics of BatchNorm in experts are the same on all
       ranks.
     - The detector reports who decided about its detections, see
@@ -109,8 +115,27 @@ class MoEHook(Hook):
             model.register_forward_hook(self._add_losses, with_kwargs=True),
             *(optimizer.register_step_post_hook(self._move)
               for optimizer in _optimizers(runner.optim_wrapper)),
-            _padding_does_not_count(model)
+            _padding_does_not_count(model),
+            *_domains_are_told(model, self._layers)
         ]
+
+    def before_val_epoch(self, runner) -> None:
+        self._alarm = CollapseAlarm(moe_layers(_unwrapped(runner.model)))
+
+    def after_val_iter(self,
+                       runner,
+                       batch_idx: int,
+                       data_batch: Optional[Sequence] = None,
+                       outputs: Optional[Sequence] = None) -> None:
+        self._alarm.see(outputs or ())
+
+    def after_val_epoch(self,
+                        runner,
+                        metrics: Optional[Dict[str, float]] = None) -> None:
+        for name, figures in self._alarm.result().items():
+            for what, value in figures.items():
+                runner.message_hub.update_scalar(
+                    f'val/{step_key(name, what)}', value)
 
     def after_train(self, runner) -> None:
         for handle in self._handles:
@@ -245,6 +270,37 @@ def _padding_does_not_count(model: nn.Module) -> RealTokens:
             told.enter_context(real_tokens_are(mask))
 
     return RealTokens(model, tell)
+
+
+def _domains_are_told(model: nn.Module,
+                      layers: Dict[str, MoELayer]) -> list:
+    """Tell the layers which domain each picture of a training step is of."""
+    asking = [name for name, layer in layers.items() if any(
+        soft.needs_domains for soft in layer.soft_constraints)]
+    if not asking:
+        return []
+    told = ExitStack()
+
+    def before(model: nn.Module, args: tuple, kwargs: dict) -> None:
+        told.close()
+        if kwargs.get('mode') != 'loss':
+            return
+        names = [s.get('domain') for s in kwargs['data_samples']]
+        if None in names:
+            raise ConfigError(
+                f'{asking[0]} has a constraint that needs the domain of each '
+                "picture: let train_dataloader's dataset be of "
+                "type='DomainCocoDataset', and meta_keys of its PackDetInputs "
+                "have 'domain' in them")
+        told.enter_context(domains_are(names))
+
+    def after(*_) -> None:
+        told.close()
+
+    return [
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after, always_call=True)
+    ]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -25,7 +25,7 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
         fail('balance_weight', 'foreground',
              "'sample' or 'area' here: only a detection head that tells its "
              'positive anchors knows what is foreground')
-    if layer.scope.rows and not layer.gate.takes_rows:
+    if layer.scope.sees_rows and not layer.gate.takes_rows:
         fail('gate.type', type(layer.gate).__name__,
              f"'GAPFCGate', or another gate that takes rows, with "
              f'scope={layer.scope!r}')
@@ -39,6 +39,7 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
             if given:
                 fail(key, given, f'None with the static gate {kind}')
     for soft in layer.soft_constraints:
+        soft.check(layer.num_experts)
         if layer.top_k < soft.top_k_min and layer.num_experts > 1:
             fail('top_k', layer.top_k,
                  f'at least {soft.top_k_min} with the soft constraint '
@@ -50,6 +51,10 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
             fail('top_k', layer.top_k,
                  f'less than num_experts={layer.num_experts} with the soft '
                  f'constraint {soft!r}: every expert is always selected')
+        if soft.needs_noise and hard is not None and hard.bias() is not None:
+            fail('hard_constraint', type(hard).__name__,
+                 f'one that masks with the soft constraint {soft!r}, which '
+                 'does not know of a bias')
     if hard is not None:
         hard.check(layer.num_experts, layer.top_k)
     if layer.balance_weight == 'foreground' and hard is not None and (

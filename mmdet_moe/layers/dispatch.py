@@ -8,7 +8,14 @@ return one mixture per piece. :func:`dense_dispatch` is the definition,
 :func:`sparse_dispatch` the way to compute it.
 """
 from functools import partial
-from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Union
+from typing import (
+    Callable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Union,
+)
 
 import torch
 from torch import Tensor, nn
@@ -111,25 +118,49 @@ def _mix(x: Tensor, weights: Tensor, plan: Plan,
          experts: Sequence[nn.Module]) -> Tensor:
     """One level: x (n, ...), weights (n, E) -> mixtures (n, ...).
 
-    Samples are gathered once, for all experts that see a part of them: there
-    are K n samples and outputs in memory, not E n.
+    Samples are gathered once, for all experts that see a part of them, and
+    what experts return is added up expert by expert, also in the backward
+    pass: there are K n samples and outputs in memory, not E n.
     """
     if not len(x):
         return experts[0](x)  # for its shape: there may be no regions
     if plan.direct is not None and not weights.requires_grad:
         return experts[plan.direct](x)  # nothing to gather or to weigh
     there, back = memory_order(x)
-    outputs = (
-        experts[e](part).movedim(*there)
-        for e, part in zip(plan.rows, _gather(x, list(plan.rows.values()))))
-    # In a compiled graph the gradients of _Mixture are 0 (PyTorch 2.11), and
+    rows = list(plan.rows.values())
+    own = weights.flatten().index_select(0, plan.entries).split(
+        [len(r) for r in rows])
+    # In a compiled graph the gradients of _Add are 0 (PyTorch 2.11), and
     # jit.trace, which other FLOP counters use, stops at it.
-    if torch.is_grad_enabled() and not (torch.compiler.is_compiling()
-                                        or torch.jit.is_tracing()):
-        mixture = _Mixture.apply(weights, plan.rows, *outputs)
-    else:
-        mixture = _weighted(weights, plan.rows, outputs)
+    add = _Add.apply if torch.is_grad_enabled() and not (
+        torch.compiler.is_compiling() or torch.jit.is_tracing()) else _add
+    mixture = None
+    for e, r, w, part in zip(plan.rows, rows, own, _gather(x, rows)):
+        y = _run(experts[e], x, part, r).movedim(*there)
+        if mixture is None and len(r) < len(x):
+            mixture = y.new_zeros(len(x), *y.shape[1:])
+        mixture = add(mixture, y, w, r)
     return mixture.movedim(*back)
+
+
+def _run(expert: nn.Module, x: Tensor, part: Tensor, rows: Tensor) -> Tensor:
+    """An expert on its samples, ``part = x[rows]``.
+
+    Of rows (k, C), which are as large as what an expert computes of them, the
+    part is not saved for the backward pass, but gathered again.
+    """
+    if x.dim() > 2 or part is x or not torch.is_grad_enabled():
+        return expert(part)
+    place = part.data_ptr(), part.shape  # not the part, which would stay
+
+    def pack(saved: Tensor) -> Optional[Tensor]:
+        return None if (saved.data_ptr(), saved.shape) == place else saved
+
+    def unpack(saved: Optional[Tensor]) -> Tensor:
+        return x.index_select(0, rows) if saved is None else saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return expert(part)
 
 
 def _gather(x: Tensor, rows: Sequence[Tensor]) -> List[Tensor]:
@@ -146,69 +177,51 @@ def _gather(x: Tensor, rows: Sequence[Tensor]) -> List[Tensor]:
     return [next(parts) if len(r) < n else x for r in rows]
 
 
-def _weighted(weights: Tensor, rows: Dict[int, Tensor],
-              outputs: Iterable[Tensor]) -> Tensor:
-    """Sum of the weighted outputs of experts, each on rows of its own.
-
-    (n, E) weights; of m experts rows (k,) and outputs (k, ...) -> (n, ...).
-    """
-    n, mixture = len(weights), None
-    for (e, r), y in zip(rows.items(), outputs):
-        w = weights[:, e]
-        if mixture is None and len(r) == n:
-            mixture = _scale(y, w)
-            continue
-        if mixture is None:
-            mixture = y.new_zeros(n, *y.shape[1:])
-        if len(r) < n:
-            mixture.index_add_(0, r, _scale(y, w[r]))
-        elif y.dtype == w.dtype:
-            mixture.addcmul_(y, _column(w, y))
-        else:
-            mixture += _scale(y, w)
-    return mixture
+def _add(mixture: Optional[Tensor], y: Tensor, weights: Tensor,
+         rows: Tensor) -> Tensor:
+    """Add what an expert returned, y (k, ...) with weights (k,), to the rows
+    (k,) of a mixture (n, ...), in place. Where it is None, k = n."""
+    if mixture is None:
+        return _scale(y, weights)
+    if len(rows) < len(mixture):
+        return mixture.index_add_(0, rows, _scale(y, weights))
+    if y.dtype == weights.dtype:
+        return mixture.addcmul_(y, _column(weights, y))
+    return mixture.add_(_scale(y, weights))
 
 
-class _Mixture(torch.autograd.Function):
-    """:func:`_weighted` with its gradient.
+class _Add(torch.autograd.Function):
+    """:func:`_add` with its gradient.
 
-    As ``index_add(rows, output * weight)`` one after the other, but without
-    the products in memory: outputs of a subnet are larger than its features,
-    and to read and write them is what a mixture costs beside its experts.
+    As ``index_add(rows, output * weight)``, but without the product in memory:
+    outputs of a subnet are larger than its features, and to read and write
+    them is what a mixture costs beside its experts.
     """
 
     @staticmethod
-    def forward(ctx, weights: Tensor, rows: Dict[int, Tensor],
-                *outputs: Tensor) -> Tensor:
-        ctx.rows = rows
+    def forward(ctx, mixture: Optional[Tensor], y: Tensor, weights: Tensor,
+                rows: Tensor) -> Tensor:
         ctx.save_for_backward(
-            weights, *(outputs if ctx.needs_input_grad[0] else ()))
-        return _weighted(weights, rows, outputs)
+            weights, rows, *([y] if ctx.needs_input_grad[2] else ()))
+        if mixture is not None:
+            ctx.mark_dirty(mixture)
+        return _add(mixture, y, weights, rows)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        weights, *outputs = ctx.saved_tensors
-        to_weights = torch.zeros_like(weights) if outputs else None
-        to_outputs = []
-        for i, (e, r) in enumerate(ctx.rows.items()):
-            everything = len(r) == len(weights)
-            g = gradient if everything else gradient.index_select(0, r)
-            if outputs:
-                to_weights[r, e] = _dot(g, outputs[i]).to(weights.dtype)
-            to_outputs.append(_scale(g, weights[r, e]))
-        return (to_weights, None, *to_outputs)
+        weights, rows, *y = ctx.saved_tensors
+        own = gradient if len(rows) == len(gradient) else (
+            gradient.index_select(0, rows))
+        to_weights = _dot(own, y[0]).to(weights.dtype) if y else None
+        to_mixture = gradient if ctx.needs_input_grad[0] else None
+        return to_mixture, _scale(own, weights), to_weights, None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each sample, (k, ...) -> (k,), at least float32."""
     dtype = torch.promote_types(a.dtype, torch.float32)
-    if a.dim() == 2:  # many short rows
-        return torch.linalg.vecdot(a.to(dtype), b.to(dtype))
-    # A few long ones: to hold all products would cost more than to add up.
-    return torch.stack([
-        torch.dot(x.flatten().to(dtype), y.flatten().to(dtype))
-        for x, y in zip(a, b)
-    ])
+    return torch.linalg.vecdot(
+        a.flatten(1).to(dtype), b.flatten(1).to(dtype))
 
 
 def _scale(y: Tensor, weight: Tensor) -> Tensor:

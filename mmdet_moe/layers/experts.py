@@ -6,11 +6,12 @@ A convolution (ConvMoE), a ResNet block (BlockMoE) or stage, and a subnet
 what makes experts out of them, and what a layer has to know of them.
 """
 import copy
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
-from .checks import fail
+from .checks import check_int, fail
 
 
 def fresh_copy(module: nn.Module) -> nn.Module:
@@ -40,6 +41,24 @@ def without_in_place(expert: nn.Module) -> nn.Module:
                 break
             module.inplace = False
     return expert
+
+
+class FeedForward(nn.Sequential):
+    """Linear, ReLU, linear: (..., C) -> (..., C).
+
+    Args:
+        channels: C.
+        hidden_channels: Of what is between the two; C if None.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 hidden_channels: Optional[int] = None) -> None:
+        hidden = channels if hidden_channels is None else hidden_channels
+        super().__init__(
+            nn.Linear(check_int('channels', channels, 1),
+                      check_int('hidden_channels', hidden, 1)),
+            nn.ReLU(inplace=True), nn.Linear(hidden, channels))
 
 
 class Parallel(nn.ModuleDict):
@@ -108,6 +127,35 @@ def check_local(expert: nn.Module, key: str) -> None:
              f'experts of convolutions with stride 1 that keep the size, '
              f'activations and BatchNorm; {name or "the expert"} is '
              f'{module!r}. Use no norm or BatchNorm, a block with stride 1, or '
+             "scope=dict(type='LevelScope')")
+
+
+def check_pointwise(expert: nn.Module, key: str) -> None:
+    """Check that an output depends on the features at its place alone.
+
+    As with :func:`check_local`, what a ``forward`` of one's own does is not
+    seen.
+
+    Args:
+        expert: The expert.
+        key: The option that requires it, for the message.
+
+    Raises:
+        ValueError: It has a module that looks further, or is not known.
+    """
+    for name, module in expert.named_modules():
+        if any(True for _ in module.children()):
+            continue
+        if isinstance(module, nn.Conv2d):
+            if (set(module.kernel_size) == {1} and set(module.stride) == {1}
+                    and module.padding in (0, (0, 0), 'same', 'valid')):
+                continue
+        elif isinstance(module, (nn.Linear, nn.LayerNorm, *_POINTWISE)):
+            continue
+        fail(key, f'{type(module).__name__} in the experts',
+             f'feed-forward networks and 1x1 convolutions with stride 1, which '
+             f'look at no neighbour; {name or "the expert"} is {module!r}. Use '
+             "expert='ffn' where there is that option, or "
              "scope=dict(type='LevelScope')")
 
 

@@ -1,7 +1,7 @@
 """Forcing: run a trained layer with other experts than its gate would choose.
 
-For evaluation only: K' experts instead of K, one expert for everything, or
-without some of them; see :class:`.Forcing`.
+For evaluation only: K' experts instead of K, one expert for everything,
+without some of them, or one in the place of another; see :class:`.Forcing`.
 """
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -21,7 +21,8 @@ def force(model: nn.Module,
           layers: Names = '*',
           top_k: Optional[int] = None,
           expert: Optional[int] = None,
-          drop: Union[int, Sequence[int]] = ()) -> None:
+          drop: Union[int, Sequence[int]] = (),
+          replace: Sequence[int] = ()) -> None:
     """Overrule the gates of MoE layers in evaluation, until told otherwise.
 
     ``force(model)`` gives the choice back to all gates.
@@ -33,6 +34,8 @@ def force(model: nn.Module,
         top_k: K', experts per sample.
         expert: The only expert to run.
         drop: An expert, or several, not to run.
+        replace: Two experts; the second one does what the first one is
+            selected for.
 
     Raises:
         ValueError: A pattern matches no layer, or a layer has no such expert.
@@ -40,7 +43,9 @@ def force(model: nn.Module,
     drop = (drop, ) if isinstance(drop, int) else drop
     if not isinstance(drop, (list, tuple)):
         fail('drop', drop, 'an expert, or a list of them')
-    forcing = Forcing(top_k, expert, tuple(drop))
+    if not isinstance(replace, (list, tuple)):
+        fail('replace', replace, 'two experts')
+    forcing = Forcing(top_k, expert, tuple(drop), tuple(replace))
     chosen = match_layers(model, layers)
     for name, layer in chosen.items():
         try:

@@ -44,6 +44,9 @@ class Gate(nn.Module):
         pools: Whether its features are the global average pool, which the
             noise needs as well, so that it is not computed again.
         takes_rows: Whether a sample may be a row (C,) rather than a map.
+        per_expert: Names of the parameters and buffers whose first axis are
+            the experts, so that experts can be taken out. A gate without the
+            attribute cannot do without one of its experts.
 
     Args:
         in_channels: C, channels of the features.
@@ -83,6 +86,7 @@ GATES = Registry(Gate)
 @GATES.register
 class GAPFCGate(Gate):
     """Global average pool, then a fully connected layer."""
+    per_expert = ('fc_weight', 'fc_bias')
     pools = True
     takes_rows = True
 
@@ -100,6 +104,64 @@ class GAPFCGate(Gate):
 
     def logits(self, features: Tensor) -> Tensor:
         return _affine(features, self.fc_weight, self.fc_bias)
+
+
+@GATES.register
+class RandomGate(GAPFCGate):
+    """Frozen: as :class:`GAPFCGate` is initialised, and never trained.
+
+    What its experts tell of the objects is what any function of the features
+    would tell: the control for a gate that has learned.
+    """
+    learned = False
+
+    def __init__(self, in_channels: int, num_experts: int) -> None:
+        super().__init__(in_channels, num_experts)
+        for name, value in list(self.named_parameters()):
+            delattr(self, name)
+            self.register_buffer(name, value.detach())
+
+
+@GATES.register
+class KMeansGate(Gate):
+    """Static: the experts of the nearest of E clusters of pooled features.
+
+    Logits are the negative squared distances to the clusters' centres, in
+    units of the mean squared distance of a sample to the nearest. Whoever
+    trains the model finds the clusters, and sets ``centroids`` and ``scale``;
+    in a detector that is ``KMeansHook``.
+
+    Raises:
+        RuntimeError: When it is called before that.
+    """
+    learned = False
+    takes_rows = True
+    per_expert = ('centroids', )
+
+    def __init__(self, in_channels: int, num_experts: int) -> None:
+        super().__init__(in_channels, num_experts)
+        self.register_buffer('centroids',
+                             torch.zeros(num_experts, in_channels))
+        self.register_buffer('scale', torch.zeros(()))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the clusters are known."""
+        return bool(self.scale > 0)
+
+    def features(self, x: Tensor) -> Tensor:
+        return global_average_pool(x)
+
+    def logits(self, features: Tensor) -> Tensor:
+        if not self.fitted:
+            raise RuntimeError(
+                'KMeansGate does not know its clusters yet: KMeansHook finds '
+                'them in a training, or they are in the checkpoint of one')
+        # The other mode rounds differently for other numbers of samples.
+        distances = torch.cdist(
+            features, self.centroids.float(),
+            compute_mode='donot_use_mm_for_euclid_dist')
+        return -distances**2 / self.scale.float()
 
 
 class ConvolutionalGate(Gate):
@@ -133,6 +195,7 @@ class ConvGAPGate(ConvolutionalGate):
     Args:
         args: As of :class:`ConvolutionalGate`.
     """
+    per_expert = ('fc_weight', 'fc_bias')
 
     def __init__(self,
                  in_channels: int,
@@ -162,6 +225,7 @@ class TwoConvGAPGate(ConvolutionalGate):
     Args:
         args: As of :class:`ConvolutionalGate`.
     """
+    per_expert = ('last_weight', 'last_bias')
 
     def __init__(self,
                  in_channels: int,
@@ -189,6 +253,7 @@ class EqualGate(Gate):
     """
     learned = False
     takes_rows = True
+    per_expert = ()
 
     def features(self, x: Tensor) -> Tensor:
         return x.new_zeros((len(x), self.num_experts), dtype=torch.float)
@@ -232,6 +297,7 @@ class GateNoise(nn.Module):
         num_experts: E, number of logits.
     """
     floor = 1e-2
+    per_expert = ('scale_weight', )
 
     def __init__(self, in_channels: int, num_experts: int) -> None:
         super().__init__()

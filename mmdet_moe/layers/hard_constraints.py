@@ -1,4 +1,7 @@
-"""Hard constraints: experts that were used too much are masked in training.
+"""Hard constraints: rules about which experts may be selected.
+
+Experts that were used too much are masked in training, or the selection is
+biased towards the others.
 
 Pavlitska et al. 2022, section III-C. The state is in registered buffers, so
 that it is saved and resumed with the checkpoint, and it is fed with the
@@ -35,11 +38,82 @@ def overused(usage: Tensor, threshold: float, keep: int) -> Tensor:
 
 
 class HardConstraint(nn.Module):
-    """State and update of a constraint; a subclass says what usage means.
+    """State and update of a rule about which experts may be selected.
 
-    The importance of every forward pass is handed to :meth:`observe`;
+    What every forward pass used of the experts is handed to :meth:`observe`;
     :meth:`step` is called once per optimizer step and moves the state, so
     that gradient accumulation counts as the one step that it is.
+
+    Attributes:
+        observes: What the state is moved by: the ``'importance'`` of the
+            experts, or their ``'load'``, the number of samples that they are
+            selected for.
+        lift_at: From when on it is lifted; None for never.
+        lifted: Whether it is lifted; follows from the progress.
+        paper_per_call: Whether the state moves at every call and level.
+
+    Args:
+        num_experts: E.
+        top_k: K, number of experts that always stay.
+    """
+    observes = 'importance'
+    lift_at: Optional[Mapping[str, int]] = None
+    lifted = False
+    paper_per_call = False
+
+    def __init__(self, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        self.top_k = check_int('top_k', top_k, 1, num_experts)
+        # What was observed since the last optimizer step. Gradients that are
+        # not applied yet are not saved in a checkpoint, so neither is this.
+        self.register_buffer(
+            'pending', torch.zeros(num_experts), persistent=False)
+
+    def check(self, num_experts: int, top_k: int) -> None:
+        """Refuse a constraint that could never change a selection.
+
+        Raises:
+            ValueError: See above.
+        """
+        if top_k == num_experts:
+            fail('top_k', top_k, f'less than num_experts={num_experts} with a '
+                 'hard constraint: K experts always stay')
+
+    def progress(self, *, epoch: int, iteration: int) -> None:
+        """Say how many epochs and iterations of the training are done."""
+        if self.lift_at is not None:
+            done = dict(epoch=epoch, iter=iteration)
+            self.lifted = any(
+                done[unit] >= value for unit, value in self.lift_at.items())
+
+    def masked(self) -> Optional[Tensor]:
+        """(E,) bool, the experts that may not be chosen in training now; None
+        if the constraint masks nothing."""
+        return None
+
+    def bias(self) -> Optional[Tensor]:
+        """(E,) what is added to the logits for the selection, in training and
+        in evaluation; None if the constraint adds nothing."""
+        return None
+
+    def observe(self, importance: Tensor, load: Tensor) -> None:
+        """Add the global importance and load (E,) of one forward pass."""
+        seen = dict(importance=importance, load=load)
+        self.pending += seen[self.observes].detach()
+
+    def step(self) -> None:
+        """Move the state by what was observed since the last step."""
+        if self.pending.sum() > 0:
+            self.update(self.pending)
+        self.pending.zero_()
+
+    def update(self, observed: Tensor) -> None:
+        """Move the state by what was observed (E,) in one optimizer step."""
+        raise NotImplementedError
+
+
+class Mask(HardConstraint):
+    """Masks experts in training; a subclass says what usage means.
 
     Args:
         num_experts: E.
@@ -57,8 +131,7 @@ class HardConstraint(nn.Module):
                  threshold: float,
                  lift_at: Optional[Mapping[str, int]] = None,
                  paper_per_call: bool = False) -> None:
-        super().__init__()
-        self.top_k = check_int('top_k', top_k, 1, num_experts)
+        super().__init__(num_experts, top_k)
         self.threshold = check_number('threshold', threshold)
         if lift_at is not None:
             if not isinstance(lift_at, Mapping) or len(lift_at) != 1:
@@ -69,52 +142,14 @@ class HardConstraint(nn.Module):
         self.lift_at = lift_at
         self.paper_per_call = check_choice('paper_per_call', paper_per_call,
                                            (False, True))
-        #: Whether the constraint is lifted; follows from the progress.
-        self.lifted = False
-        # Importance since the last optimizer step. Gradients that are not
-        # applied yet are not saved in a checkpoint, so neither is this.
-        self.register_buffer(
-            'pending', torch.zeros(num_experts), persistent=False)
-
-    def check(self, num_experts: int, top_k: int) -> None:
-        """Refuse a constraint that could never mask an expert.
-
-        Raises:
-            ValueError: See above.
-        """
-        if top_k == num_experts:
-            fail('top_k', top_k, f'less than num_experts={num_experts} with a '
-                 'hard constraint: K experts always stay')
-
-    def progress(self, *, epoch: int, iteration: int) -> None:
-        """Say how many epochs and iterations of the training are done."""
-        if self.lift_at is not None:
-            done = dict(epoch=epoch, iter=iteration)
-            self.lifted = any(
-                done[unit] >= value for unit, value in self.lift_at.items())
 
     def masked(self) -> Tensor:
-        """(E,) bool, the experts that may not be chosen now."""
         if self.lifted:
             return torch.zeros_like(self.pending, dtype=torch.bool)
         return overused(self.usage(), self.threshold, self.top_k)
 
-    def observe(self, importance: Tensor) -> None:
-        """Add the global importance (E,) of one forward pass."""
-        self.pending += importance.detach()
-
-    def step(self) -> None:
-        """Move the state by what was observed since the last step."""
-        if self.pending.sum() > 0:
-            self.update(self.pending)
-        self.pending.zero_()
-
     def usage(self) -> Tensor:
         """(E,) what is compared with the threshold."""
-        raise NotImplementedError
-
-    def update(self, importance: Tensor) -> None:
-        """Move the state by the importance (E,) of one optimizer step."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -126,7 +161,7 @@ HARD_CONSTRAINTS = Registry(HardConstraint)
 
 
 @HARD_CONSTRAINTS.register
-class RelativeImportance(HardConstraint):
+class RelativeImportance(Mask):
     """Mask e while ``R_e > threshold``; ``R_e += (I_e - mean(I)) / mean(I)``.
 
     A running sum over optimizer steps, with mean(I) over the experts. The
@@ -146,13 +181,13 @@ class RelativeImportance(HardConstraint):
     def usage(self) -> Tensor:
         return self.relative_importance
 
-    def update(self, importance: Tensor) -> None:
-        mean = importance.mean().clamp_min(EPS)
-        self.relative_importance += (importance - mean) / mean
+    def update(self, observed: Tensor) -> None:
+        mean = observed.mean().clamp_min(EPS)
+        self.relative_importance += (observed - mean) / mean
 
 
 @HARD_CONSTRAINTS.register
-class MeanImportance(HardConstraint):
+class MeanImportance(Mask):
     """Mask e while ``M_e - 1/E > threshold``, M the running mean of I / N.
 
     The paper uses 0.1 to 0.5.
@@ -179,8 +214,40 @@ class MeanImportance(HardConstraint):
     def usage(self) -> Tensor:
         return self.mean_importance - 1 / len(self.mean_importance)
 
-    def update(self, importance: Tensor) -> None:
+    def update(self, observed: Tensor) -> None:
         self.steps += 1
         # The weights of a sample sum to 1, so the sum over experts is N.
-        share = importance / importance.sum()
+        share = observed / observed.sum()
         self.mean_importance += (share - self.mean_importance) / self.steps
+
+
+@HARD_CONSTRAINTS.register
+class LossFreeBias(HardConstraint):
+    """Add a bias to the logits for the selection, so that loads become equal.
+
+    ``b_e += rate * sign(mean load - load_e)`` after each optimizer step. The
+    weights of the selected experts are made of the logits without the bias.
+    The bias stays in evaluation, so that the balance holds there as well.
+    Wang et al. 2024 (arXiv 2408.15664), algorithm 1.
+
+    Args:
+        num_experts: E.
+        top_k: K.
+        rate: How far a bias moves in a step, in units of the logits.
+    """
+    observes = 'load'
+
+    def __init__(self, num_experts: int, top_k: int,
+                 rate: float = 1e-3) -> None:
+        super().__init__(num_experts, top_k)
+        self.rate = check_number('rate', rate)
+        self.register_buffer('selection_bias', torch.zeros(num_experts))
+
+    def bias(self) -> Tensor:
+        return self.selection_bias
+
+    def update(self, observed: Tensor) -> None:
+        self.selection_bias += self.rate * (observed.mean() - observed).sign()
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:g}'

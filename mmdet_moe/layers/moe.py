@@ -25,8 +25,8 @@ from .gates import GATES, GateNoise, global_average_pool
 from .hard_constraints import HARD_CONSTRAINTS
 from .padding import real_tokens
 from .recorder import Call, Recorder, StepSummary, collect
-from .routing import Forcing, Routing, top_k_routing
-from .scopes import SCOPES, Scope
+from .routing import ROUTING_FUNCTIONS, Forcing, Routing, top_k_routing
+from .scopes import SCOPES, Scope, Shape
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import weighted_sum
 
@@ -54,6 +54,8 @@ class MoELayer(nn.Module):
         top_k: K, experts per sample.
         gate: ``type`` and arguments of a gate out of ``GATES``.
         noise: Whether learned noise is added to the logits in training.
+        routing: What makes weights of the logits of the selected experts:
+            ``'softmax'``, or ``'sigmoid'``, divided by their sum.
         scope: ``type`` and arguments of a scope out of ``SCOPES``: what one
             decision covers.
         soft_constraint: ``type`` and arguments of a loss out of
@@ -68,6 +70,9 @@ class MoELayer(nn.Module):
             1; ``'area'``: its positions; ``'foreground'``: its positive
             anchors (a proposal of this project), which a detection head has
             to tell the layer, see :meth:`weigh`.
+        shared_expert: Whether there is one more expert, which every sample
+            goes to: ``y = shared(x) + sum_e w_e expert_e(x)``. It is not part
+            of the balance (DeepSeekMoE, arXiv 2401.06066).
         dispatch: ``'sparse'``, or ``'dense'``: all experts on all samples;
             or a dict with that as its ``type`` and further arguments of
             :func:`.sparse_dispatch`.
@@ -76,7 +81,8 @@ class MoELayer(nn.Module):
         targets: Whether the caller knows its targets and calls
             :meth:`weigh`.
         dense_names: Where a dense model has the parts of an expert, see
-            :func:`.dense_key`; None: under this layer's own name.
+            :func:`.dense_key`. None: under this layer's own name. Empty: a
+            dense model has nothing of them.
         beyond_dense: What the layer adds that no dense model has, in words;
             such a layer cannot be upcycled to.
 
@@ -103,11 +109,13 @@ class MoELayer(nn.Module):
                  top_k: int = 2,
                  gate: Optional[dict] = None,
                  noise: bool = False,
+                 routing: str = 'softmax',
                  soft_constraint: Union[dict, Sequence[dict], None] = None,
                  hard_constraint: Optional[dict] = None,
                  scope: Optional[dict] = None,
                  balance_over: str = 'step',
                  balance_weight: str = 'sample',
+                 shared_expert: bool = False,
                  dispatch: Union[str, dict] = 'sparse',
                  whole_pyramid: bool = True,
                  targets: bool = True,
@@ -127,6 +135,8 @@ class MoELayer(nn.Module):
             num_experts=num_experts)
         self.noise = GateNoise(in_channels, num_experts) if check_choice(
             'noise', noise, (False, True)) else None
+        self.routing_function = ROUTING_FUNCTIONS[check_choice(
+            'routing', routing, ROUTING_FUNCTIONS)]
         self.scope: Scope = SCOPES.build(
             'scope', dict(type='LevelScope') if scope is None else scope)
         self.hard_constraint = None if hard_constraint is None else (
@@ -142,6 +152,8 @@ class MoELayer(nn.Module):
         self.experts = nn.ModuleList(
             without_in_place(expert()) for _ in range(num_experts))
         check_experts(self.experts, in_channels)
+        self.shared = without_in_place(expert()) if check_choice(
+            'shared_expert', shared_expert, (False, True)) else None
         check_collectives(self.experts)
         self.scope.fit(self.experts[0])
         #: How the choice is overruled in evaluation; see :func:`.force`.
@@ -151,6 +163,10 @@ class MoELayer(nn.Module):
         #: Where a dense model has the parts of an expert; see
         #: :func:`.dense_key`.
         self.dense_names = dense_names
+        if self.shared is not None and dense_names != {}:
+            beyond_dense = beyond_dense or (
+                'its shared expert is added to a mixture that does the work '
+                'of the dense layer already; use shared_expert=False')
         #: What the layer computes that no dense one does; see
         #: :func:`.upcycle`.
         self.beyond_dense = beyond_dense
@@ -183,34 +199,40 @@ class MoELayer(nn.Module):
                     f'in_channels={self.in_channels}: the features have the '
                     f'shape {tuple(level.shape)}, with their channels on axis '
                     f'{axis}; both must be the same')
-        decision = self.decide(x)
+        shapes, inputs = self.scope.shapes(x), self.scope.lay_out(x)
+        decision = self._decide(inputs, shapes)
         for observe in list(self._observers.values()):
             observe(decision)
+        pieces = self.scope.cut(inputs)
         outputs = self.dispatch(
-            self.scope.cut(x),
-            self.scope.spread(decision.weights, decision.shapes),
-            self.experts)
-        return self.scope.join(outputs, decision.shapes)
+            pieces, self.scope.spread(decision.weights, shapes), self.experts)
+        if self.shared is not None:
+            outputs = [y + self.shared(p) for y, p in zip(outputs, pieces)]
+        return self.scope.join(outputs, shapes)
 
     def decide(self, levels: Levels) -> Decision:
         """L features -> the decision for N samples.
 
         In training with gradients it is recorded for :meth:`collect`.
         """
-        shapes = self.scope.shapes(levels)
-        draw = self._draw(levels)
+        return self._decide(
+            self.scope.lay_out(levels), self.scope.shapes(levels))
+
+    def _decide(self, inputs: Levels, shapes: Sequence[Shape]) -> Decision:
+        draw = self._draw(inputs)
         if not self.training:
             top_k, masked = self.top_k, None
             if self.forcing is not None:
                 top_k, masked = self.forcing.choice(top_k, self.num_experts)
                 masked = masked.to(draw['logits'].device)
-            return Decision(
-                top_k_routing(top_k=top_k, masked=masked, **draw), self.scope,
-                shapes)
+            routing = self._route(draw, top_k, masked)
+            if self.forcing is not None:
+                routing = self.forcing.replaced(routing)
+            return Decision(routing, self.scope, shapes)
         if not (self.recording and torch.is_grad_enabled()):
             return Decision(
                 self._constrained_routing(draw), self.scope, shapes)
-        counts, real = self._counts(levels)
+        counts, real = self._counts(shapes, draw['logits'].device)
         if self.hard_constraint is not None and (
                 self.hard_constraint.paper_per_call):
             routing = self._route_per_call(draw, counts,
@@ -219,7 +241,7 @@ class MoELayer(nn.Module):
             routing = self._constrained_routing(draw)
         decision = Decision(routing, self.scope, shapes)
         self.recorder.add(
-            Call(decision, counts, real),
+            Call(decision, counts, real, self._domain(shapes, real)),
             guarded=self.constrained,
             layer=f'MoELayer({self.extra_repr()})')
         return decision
@@ -290,22 +312,30 @@ class MoELayer(nn.Module):
         if self.hard_constraint is not None:
             self.hard_constraint.step()
 
-    def _draw(self, levels: Levels) -> Dict[str, Tensor]:
+    def _draw(self, inputs: Levels) -> Dict[str, Tensor]:
         """Logits of the N samples; in training with noise, if there is any."""
-        with torch.autocast(levels[0].device.type, enabled=False):
-            features = self.scope.decide(self.gate.features, levels)
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            features = self.scope.decide(self.gate.features, inputs)
             logits = self.gate(features)
             if self.noise is None or not self.training:
                 return dict(logits=logits)
             scale = self.noise(features if self.gate.pools else self.scope.
-                               decide(global_average_pool, levels))
+                               decide(global_average_pool, inputs))
         noise = torch.randn_like(scale) * scale
         return dict(logits=logits + noise, noise=noise, noise_scale=scale)
 
     def _constrained_routing(self, draw: Dict[str, Tensor]) -> Routing:
         masked = None if self.hard_constraint is None else (
             self.hard_constraint.masked())
-        return top_k_routing(top_k=self.top_k, masked=masked, **draw)
+        return self._route(draw, self.top_k, masked)
+
+    def _route(self, draw: Dict[str, Tensor], top_k: int,
+               masked: Optional[Tensor]) -> Routing:
+        bias = None if self.hard_constraint is None else (
+            self.hard_constraint.bias())
+        return top_k_routing(
+            top_k=top_k, masked=masked, bias=bias,
+            function=self.routing_function, **draw)
 
     def _route_per_call(self, draw: Dict[str, Tensor], counts: Tensor,
                         sizes: Sequence[int]) -> Routing:
@@ -316,9 +346,12 @@ class MoELayer(nn.Module):
             parts.append(
                 self._constrained_routing(
                     {key: value[i] for key, value in pieces.items()}))
-            self.hard_constraint.observe(
-                all_reduce_sum(
-                    weighted_sum(count, parts[-1].weights.detach())))
+            weights = parts[-1].weights.detach()
+            self.hard_constraint.observe(*all_reduce_sum(
+                torch.stack([
+                    weighted_sum(count, weights),
+                    weighted_sum(count, (weights != 0).to(count))
+                ])))
             self.hard_constraint.step()
         return Routing.cat(parts)
 
@@ -330,20 +363,28 @@ class MoELayer(nn.Module):
             noise=logits, noise_scale=logits)
         return top_k_routing(logits, self.top_k, **noise)
 
-    def _counts(self, levels: Levels) -> Tuple[Optional[Tensor], Tensor]:
+    def _counts(self, shapes: Sequence[Shape],
+                device: torch.device) -> Tuple[Optional[Tensor], Tensor]:
         """What each sample counts (N,), None if the head has to say it; and
         which of them are real and not padding (N,), 1 or 0."""
-        shapes = self.scope.shapes(levels)
         areas, real = [], []
-        for x, shape in zip(levels, shapes):
+        for shape in shapes:
             mask = real_tokens(shape)
-            areas.append(x.new_ones(shape, dtype=torch.float))
+            areas.append(torch.ones(shape, device=device))
             real.append(areas[-1] if mask is None else areas[-1] * mask)
         area = self.scope.total(areas)
         real = (self.scope.total(real) > 0).to(area)
         if self.balance_weight == 'foreground':
             return None, real
         return (area * real if self.balance_weight == 'area' else real), real
+
+    def _domain(self, shapes: Sequence[Shape], real: Tensor) -> Tensor:
+        """(N,) the domains of the samples, if a constraint needs them."""
+        for constraint in self.soft_constraints:
+            if constraint.needs_domains:
+                numbers = constraint.numbers(shapes[0][0])
+                return numbers[self.scope.entries(shapes)].to(real.device)
+        return torch.zeros_like(real, dtype=torch.long)
 
     def _build_soft(self, cfgs) -> Tuple[SoftConstraint, ...]:
         if cfgs is None:

@@ -14,13 +14,19 @@ class Plan:
         rows: By expert, in order, the samples that it has a weight for: int64
             (k,) with k > 0, on the device of the weights. A weight that is
             NaN is one.
-        pairs: How many pairs of sample and expert there are.
+        entries: Where the weights of these are in a table (n, E) as one row:
+            int64 (pairs,), expert by expert.
         direct: The expert that does everything with weight 1; None if
             there is none.
     """
     rows: Dict[int, Tensor]
-    pairs: int
+    entries: Tensor
     direct: Optional[int]
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of sample and expert there are."""
+        return len(self.entries)
 
 
 def make_plans(weights: Sequence[Tensor]) -> List[Plan]:
@@ -49,14 +55,16 @@ def make_plans(weights: Sequence[Tensor]) -> List[Plan]:
     ]).tolist()
     number, all_one = known[:-len(sizes)], known[-len(sizes):]
     rows = place[sample][order]
+    entries = (rows * experts + expert[order]).split(
+        [sum(number[i:i + experts]) for i in range(0, len(number), experts)])
     parts = iter(rows.split(number))
     plans = []
-    for size, ones in zip(sizes, all_one):
+    for size, ones, own in zip(sizes, all_one, entries):
         mine = {e: part for e, part in zip(range(experts), parts) if len(part)}
         plans.append(
             Plan(
                 rows=mine,
-                pairs=sum(map(len, mine.values())),
+                entries=own,
                 direct=next(iter(mine)) if len(mine) == 1
                 and ones == size else None))
     return plans

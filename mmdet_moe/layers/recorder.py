@@ -19,14 +19,16 @@ class StepSummary:
 
     Attributes:
         losses: Weighted loss by name of the soft constraint, scalars.
-        importance: (E,) mean weight over the samples; sums to 1. Each sample
-            counts as ``balance_weight`` says.
+        importance: (E,) mean weight over the samples; sums to 1.
         share: (E,) part of the samples that an expert has a weight for;
             sums to K at most.
         masked: (E,) part of the samples that an expert was masked for.
         changed: Part of the samples that went to other experts because of
             the mask, scalar.
-        total_importance: (E,) sum of the weights, what hard constraints see.
+        total_importance: (E,) sum of the weights, what masks see.
+        total_load: (E,) sum of the samples that an expert is selected for,
+            what a selection bias sees. In both, and in the importance, each
+            sample counts as ``balance_weight`` says.
     """
     losses: Dict[str, Tensor]
     importance: Tensor
@@ -34,6 +36,7 @@ class StepSummary:
     masked: Tensor
     changed: Tensor
     total_importance: Tensor
+    total_load: Tensor
 
 
 class _Guard:
@@ -71,20 +74,24 @@ class Call:
         decision: With its graph, N samples.
         counts: (N,) what each sample counts; None until it is known.
         real: (N,) 1, or 0 for a sample that is only padding.
+        domain: (N,) int64, as a constraint numbers the domains; zeros if none
+            needs them.
     """
     decision: Decision
     counts: Optional[Tensor]
     real: Tensor
+    domain: Tensor
 
-    def parts(self, by_level: bool) -> List[Tuple[Routing, Tensor, Tensor]]:
-        """Routing, counts and what is real: of the call, or of each level."""
+    def parts(self, by_level: bool) -> List[Tuple[Routing, Tensor, ...]]:
+        """Routing, counts, what is real, and the domain: of the call, or of
+        each level."""
         decision = self.decision
         sizes = (
             decision.scope.sizes(decision.shapes)
             if by_level else [len(self.real)])
         return list(
             zip(decision.routing.split(sizes), self.counts.split(sizes),
-                self.real.split(sizes)))
+                self.real.split(sizes), self.domain.split(sizes)))
 
 
 class Recorder:
@@ -166,8 +173,8 @@ class Recorder:
         """Losses and statistics of rows (R, F) that are summed over ranks."""
         widths = self._widths(nothing)
         per_loss = rows.split(widths, dim=1)[_STATISTICS:]
-        _, samples, changed, importance, loads, masked = rows.detach().sum(
-            dim=0).split(widths)[:_STATISTICS]
+        (_, samples, changed, importance, total_load, loads,
+         masked) = rows.detach().sum(dim=0).split(widths)[:_STATISTICS]
         samples = samples.clamp_min(1)
         return StepSummary(
             losses={
@@ -179,31 +186,39 @@ class Recorder:
             share=loads / samples,
             masked=masked / samples,
             changed=(changed / samples).squeeze(),
-            total_importance=importance)
+            total_importance=importance,
+            total_load=total_load)
 
-    def _sums(self, routing: Routing, counts: Tensor,
-              real: Tensor) -> List[Tensor]:
+    def _sums(self, routing: Routing, counts: Tensor, real: Tensor,
+              domain: Tensor) -> List[Tensor]:
         """The statistics, then what each soft constraint sums."""
         weights = routing.weights.detach()
+        selected = (weights != 0).to(real)
         return [
             real.new_ones(1),
             real.sum(dim=0, keepdim=True),
             weighted_sum(real, routing.changed[:, None].to(real)),
             weighted_sum(counts, weights),
-            weighted_sum(real, (weights != 0).to(real)),
+            weighted_sum(counts, selected),
+            weighted_sum(real, selected),
             weighted_sum(real, routing.masked.to(real)),
-            *(constraint.sums(routing, counts)
+            *(constraint.sums(
+                routing, counts,
+                *((domain, ) if constraint.needs_domains else ()))
               for constraint in self.soft_constraints)
         ]
 
     def _widths(self, nothing: Routing) -> List[int]:
         """How many columns each of the sums has."""
         none = nothing.weights.new_zeros(0)
-        return [len(part) for part in self._sums(nothing, none, none)]
+        return [
+            len(part)
+            for part in self._sums(nothing, none, none, none.long())
+        ]
 
 
 #: How many of the sums are statistics, and belong to no soft constraint.
-_STATISTICS = 6
+_STATISTICS = 7
 
 
 def collect(layers: Mapping[str, nn.Module]
@@ -248,7 +263,8 @@ def collect(layers: Mapping[str, nn.Module]
             part.view_as(rows[name]), nothing[name])
         constraint = layer.hard_constraint
         if constraint is not None and not constraint.paper_per_call:
-            constraint.observe(summaries[name].total_importance)
+            constraint.observe(summaries[name].total_importance,
+                               summaries[name].total_load)
     return summaries
 
 

@@ -1,8 +1,10 @@
 """Routing: logits -> which experts a sample goes to, and with which weight."""
+import dataclasses
 from dataclasses import dataclass, fields
 from typing import Callable, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_int, fail
@@ -29,9 +31,10 @@ class Routing:
 
     @property
     def changed(self) -> Tensor:
-        """(N,) bool, whether another choice was made because of the mask."""
+        """(N,) bool, whether a hard constraint changed the choice."""
         free, _ = select(self.logits, self.experts.shape[1])
-        return self.masked.gather(-1, free).any(dim=-1)
+        chosen = torch.zeros_like(self.masked).scatter(-1, self.experts, True)
+        return ~chosen.gather(-1, free).all(dim=-1)
 
     def detach(self) -> 'Routing':
         """The same decision without its graph."""
@@ -77,10 +80,13 @@ class Forcing:
         top_k: K', experts per sample; as trained if None.
         expert: The only expert that is run; None for the gate's choice.
         drop: Experts that are not run.
+        replace: Two experts: what the first one is selected for goes to the
+            second one, with the same weight.
     """
     top_k: Optional[int] = None
     expert: Optional[int] = None
     drop: Tuple[int, ...] = ()
+    replace: Tuple[int, ...] = ()
 
     def choice(self, top_k: int, num_experts: int) -> Tuple[int, Tensor]:
         """What it means for a layer of E experts, trained with K.
@@ -93,6 +99,11 @@ class Forcing:
                 contradict each other.
         """
         last = num_experts - 1
+        if self.replace:
+            if len(self.replace) != 2 or len(set(self.replace)) < 2:
+                fail('replace', self.replace, 'two experts')
+            for e in self.replace:
+                check_int('replace', e, 0, last)
         drop = {check_int('drop', e, 0, last) for e in self.drop}
         if self.expert is not None:
             check_int('expert', self.expert, 0, last)
@@ -107,6 +118,17 @@ class Forcing:
         return (min(top_k if self.top_k is None else self.top_k, left),
                 torch.tensor([e in drop for e in range(num_experts)]))
 
+    def replaced(self, routing: Routing) -> Routing:
+        """The decision with the one expert in the place of the other."""
+        if not self.replace:
+            return routing
+        old, new = self.replace
+        weights = routing.weights.clone()
+        weights[:, new] += weights[:, old]
+        weights[:, old] = 0
+        experts = routing.experts.masked_fill(routing.experts == old, new)
+        return dataclasses.replace(routing, weights=weights, experts=experts)
+
 
 def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:
     """The K experts with the largest logits, and these: (N, E) -> 2 (N, K).
@@ -114,30 +136,62 @@ def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:
     Equal logits are taken in the order of the expert index, so that routing
     is deterministic.
     """
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    return order[:, :top_k], ordered[:, :top_k]
+    if 4 * top_k >= logits.shape[-1]:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        return order[:, :top_k], ordered[:, :top_k]
+    # A few out of many: to look for each of them costs less than to sort all.
+    rest, found = logits.detach().clone(), []
+    for _ in range(top_k):
+        found.append(rest.argmax(dim=-1, keepdim=True))  # the first of equals
+        rest.scatter_(-1, found[-1], float('-inf'))
+    experts = torch.cat(found, dim=-1)
+    return experts, logits.gather(-1, experts)
+
+
+def softmax(kept: Tensor) -> Tensor:
+    """Logits of the K selected experts (N, K) -> their weights."""
+    return kept.softmax(dim=-1)
+
+
+def sigmoid(kept: Tensor) -> Tensor:
+    """Sigmoids of the selected logits (N, K), divided by their sum.
+
+    In logarithms, so that very small ones keep their ratio. DeepSeek-V3
+    (arXiv 2412.19437), section 2.1.2.
+    """
+    return F.logsigmoid(kept).softmax(dim=-1)
+
+
+#: By name, what makes weights of the logits of the selected experts.
+ROUTING_FUNCTIONS = dict(softmax=softmax, sigmoid=sigmoid)
 
 
 def top_k_routing(logits: Tensor,
                   top_k: int,
                   masked: Optional[Tensor] = None,
                   *,
+                  bias: Optional[Tensor] = None,
+                  function: Callable[[Tensor], Tensor] = softmax,
                   noise: Optional[Tensor] = None,
                   noise_scale: Optional[Tensor] = None) -> Routing:
-    """Keep the K largest logits of each row, softmax over those K.
+    """Keep the K largest logits of each row, and make weights of those K.
 
     Args:
         logits: (N, E), with the noise.
         top_k: K, at most the number of experts that are not masked.
         masked: (E,) bool, experts that may not be chosen; none if None.
+        bias: (E,) added to the logits for the selection only; 0 if None.
+        function: Out of ``ROUTING_FUNCTIONS``.
         noise, noise_scale: (N, E), kept with the decision.
     """
+    open_logits = logits if bias is None else logits.detach() + bias
     if masked is None:
-        masked, open_logits = torch.zeros_like(logits, dtype=torch.bool), logits
+        masked = torch.zeros_like(logits, dtype=torch.bool)
     else:
         masked = masked.expand(logits.shape)
-        open_logits = logits.masked_fill(masked, float('-inf'))
+        open_logits = open_logits.masked_fill(masked, float('-inf'))
     experts, kept = select(open_logits, top_k)
-    weights = torch.zeros_like(logits).scatter(-1, experts,
-                                               kept.softmax(dim=-1))
+    if bias is not None:
+        kept = logits.gather(-1, experts)
+    weights = torch.zeros_like(logits).scatter(-1, experts, function(kept))
     return Routing(weights, experts, logits, masked, noise, noise_scale)

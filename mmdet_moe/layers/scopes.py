@@ -3,21 +3,22 @@
 A scope turns the L inputs of a layer into N samples and back. It says what the
 gate sees, what the experts are run on, how their outputs make up the inputs'
 shapes again, and which sample a place belongs to. *Pieces* are what the
-experts are run on: one tensor with n_l rows for each input. Samples are
-numbered input by input, and within an input entry by entry, where an entry is
-a picture or a region, the first axis A of an input.
+experts are run on: one tensor with n_l rows for each input, or one for all of
+them where they are rows. Samples are numbered input by input, and within an
+input entry by entry, where an entry is a picture or a region, the first axis A
+of an input.
 
 Per image and level (Pavlitska et al. 2022, section III-D) is the default; per
-patch is the formulation of arXiv 2604.13761; per row, of a fully connected
-layer or a decoder, is what MoE layers of transformers do.
+row, of a fully connected layer or a decoder, is what MoE layers of
+transformers do, and per position what V-MoE does with the tokens of a picture
+(Riquelme et al. 2021, arXiv 2106.05974). Patches are in ``patch_scope``.
 """
 from typing import Callable, List, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from .checks import check_int
-from .experts import check_local, receptive_radius
+from .experts import check_pointwise
 from .registry import Registry
 
 Levels = Sequence[Tensor]
@@ -30,11 +31,13 @@ class Scope:
 
     Attributes:
         repeatable: Whether a layer may be called level by level.
-        rows: Whether inputs have their channels on the last axis, and the
-            gate and the experts see rows (n, C) rather than maps.
+        rows: Whether inputs have their channels on the last axis.
+        sees_rows: Whether the gate and the experts see rows (n, C) rather
+            than maps.
     """
     repeatable = True
     rows = False
+    sees_rows = False
 
     def fit(self, expert: nn.Module) -> None:
         """Look at an expert before the first use.
@@ -48,6 +51,10 @@ class Scope:
         return tuple(
             tuple(x.shape[:-1] if self.rows else x.shape[:1] + x.shape[2:])
             for x in levels)
+
+    def lay_out(self, levels: Levels) -> Levels:
+        """The inputs as :meth:`decide` and :meth:`cut` take them."""
+        return levels
 
     def decide(self, look: Callable[[Tensor], Tensor],
                levels: Levels) -> Tensor:
@@ -147,8 +154,30 @@ class ImageScope(Scope):
         return torch.stack([m.sum(dim=(-2, -1)) for m in maps]).sum(dim=0)
 
 
+class _OneByOne(Scope):
+    """Each row of one table with all inputs is a sample of its own."""
+    sees_rows = True
+
+    def decide(self, look, levels):
+        return look(levels[0])
+
+    def sizes(self, shapes):
+        return [torch.Size(shape).numel() for shape in shapes]
+
+    def spread(self, rows, shapes):
+        return [rows]
+
+    def total(self, maps):
+        return torch.cat([m.flatten() for m in maps])
+
+    def _apart(self, rows: Tensor, shapes: Sequence[Shape]) -> List[Tensor]:
+        """The table -> that of each input. Unsafe if the whole was used, too;
+        so whoever gets them may work in place, as an activation does."""
+        return list(rows.unsafe_split_with_sizes(self.sizes(shapes)))
+
+
 @SCOPES.register
-class RowScope(Scope):
+class RowScope(_OneByOne):
     """Each row is a sample of its own: of (n, C) rows, or (B, T, C) tokens.
 
     For fully connected layers and feed-forward networks, where a row is a
@@ -156,11 +185,14 @@ class RowScope(Scope):
     """
     rows = True
 
-    def decide(self, look, levels):
-        return torch.cat([look(x) for x in self.cut(levels)])
+    def lay_out(self, levels):
+        return [_one([x.flatten(0, -2) for x in levels])]
 
-    def sizes(self, shapes):
-        return [torch.Size(shape).numel() for shape in shapes]
+    def join(self, pieces, shapes):
+        return [
+            y.unflatten(0, shape)
+            for y, shape in zip(self._apart(pieces[0], shapes), shapes)
+        ]
 
     def locate(self, shapes, inputs, entries, centres, items):
         tokens = torch.tensor([torch.Size(s[1:]).numel() for s in shapes])
@@ -171,126 +203,49 @@ class RowScope(Scope):
         return found.where((token >= 0) & (token < tokens),
                            torch.full_like(found, -1))
 
-    def cut(self, levels):
-        return [x.flatten(0, -2) for x in levels]
-
-    def join(self, pieces, shapes):
-        return [y.unflatten(0, shape) for y, shape in zip(pieces, shapes)]
-
-    def total(self, maps):
-        return torch.cat([m.flatten() for m in maps])
-
 
 @SCOPES.register
-class PatchScope(Scope):
-    """Each patch of a grid on each level is a sample of its own.
+class PositionScope(_OneByOne):
+    """Each position of each level is a sample of its own: N = sum B H_l W_l.
 
-    A map is cut into ``grid`` x ``grid`` patches (fewer where it has fewer
-    rows or columns), which need not be of equal size. The gate sees the patch;
-    an expert sees it with a halo as wide as the expert can look, so that a
-    patch is processed as if the whole map went through the expert (but for
-    BatchNorm in training, whose statistics are those of the patches with
-    their halos). N is the sum over the levels of B times the patches, image
-    by image.
-
-    Args:
-        grid: g, patches along each side.
+    For experts that look at no neighbour: feed-forward networks and 1x1
+    convolutions. The gate sees the features of the position.
     """
 
-    def __init__(self, grid: int = 3) -> None:
-        self.grid = check_int('grid', grid, 1)
-        self.halo = 0
+    def __init__(self) -> None:
+        self.of_maps = False
 
     def fit(self, expert):
-        check_local(expert, 'scope=PatchScope')
-        self.halo = receptive_radius(expert)
+        check_pointwise(expert, 'scope=PositionScope')
+        first = next((m for m in expert.modules()
+                      if isinstance(m, (nn.Conv2d, nn.Linear))), None)
+        self.of_maps = isinstance(first, nn.Conv2d)
 
-    def decide(self, look, levels):
-        decisions = []
-        for x in levels:
-            rows, columns = self._axes(x.shape)
-            decisions.append(
-                torch.stack([
-                    look(x[..., top:bottom, left:right])
-                    for top, bottom in rows.tiles
-                    for left, right in columns.tiles
-                ], dim=1).flatten(0, 1))
-        return torch.cat(decisions)
-
-    def divide(self, shape):
-        return tuple(min(self.grid, n) for n in shape[-2:])
-
-    def sizes(self, shapes):
-        return [
-            shape[0] * rows * columns for shape in shapes
-            for rows, columns in [self.divide(shape)]
-        ]
-
-    def locate(self, shapes, inputs, entries, centres, items):
-        length = torch.tensor([s[-2:] for s in shapes])[inputs]  # (n, 2)
-        number = torch.tensor([self.divide(s) for s in shapes])[inputs]
-        position = (centres * length).long().minimum(length - 1)
-        # Tile i ends before position (i + 1) * length // number.
-        row, column = (((position + 1) * number - 1) // length).unbind(1)
-        return (self._starts(shapes)[inputs] + entries * number.prod(1) +
-                row * number[:, 1] + column)
+    def lay_out(self, levels):
+        # Maps that are channels_last are such rows already.
+        return [_one([x.movedim(1, -1).flatten(0, -2) for x in levels])]
 
     def cut(self, levels):
-        pieces = []
-        for x in levels:
-            rows, columns = self._axes(x.shape)
-            pieces.append(
-                torch.stack([
-                    x[..., y:y + rows.window, z:z + columns.window]
-                    for y in rows.starts for z in columns.starts
-                ], dim=1).flatten(0, 1))
-        return pieces
+        # A convolution takes a row as a map of one position.
+        return [x[..., None, None] if self.of_maps else x for x in levels]
 
     def join(self, pieces, shapes):
-        maps = []
-        for piece, shape in zip(pieces, shapes):
-            rows, columns = self._axes(shape)
-            windows = iter(piece.unflatten(0, (shape[0], -1)).unbind(1))
-            maps.append(
-                torch.cat([
-                    torch.cat([
-                        next(windows)[..., top - y:bottom - y,
-                                      left - z:right - z]
-                        for (left, right), z in zip(columns.tiles,
-                                                    columns.starts)
-                    ], dim=-1)
-                    for (top, bottom), y in zip(rows.tiles, rows.starts)
-                ], dim=-2))
-        return maps
-
-    def total(self, maps):
-        # A gate with a single, given logit.
-        return self.decide(lambda m: m.sum(dim=(-2, -1))[:, None],
-                           maps).squeeze(1)
-
-    def _axes(self, shape: Sequence[int]) -> Tuple['_Axis', '_Axis']:
-        return (_Axis(shape[-2], self.grid, self.halo),
-                _Axis(shape[-1], self.grid, self.halo))
-
-    def __repr__(self) -> str:
-        return f'PatchScope(grid={self.grid})'
-
-
-class _Axis:
-    """Tiles along one side of a map, and the windows that contain them.
-
-    All windows are equally long. A window ends at least ``halo`` beyond its
-    tile, or at the border of the map, where an expert pads as it would for
-    the whole map.
-    """
-
-    def __init__(self, length: int, grid: int, halo: int) -> None:
-        grid = min(grid, length)
-        edges = [i * length // grid for i in range(grid + 1)]
-        self.tiles = list(zip(edges, edges[1:]))
-        longest = max(end - start for start, end in self.tiles)
-        self.window = min(length, longest + 2 * halo)
-        self.starts = [
-            min(max(start - halo, 0), length - self.window)
-            for start, _ in self.tiles
+        rows = self._apart(pieces[0].flatten(1), shapes)
+        return [
+            y.unflatten(0, shape).movedim(-1, 1)
+            for y, shape in zip(rows, shapes)
         ]
+
+    def divide(self, shape):
+        return shape[-2:]
+
+    def locate(self, shapes, inputs, entries, centres, items):
+        size = torch.tensor([s[-2:] for s in shapes])[inputs]  # (n, 2)
+        row, column = (centres * size).long().minimum(size - 1).unbind(1)
+        return (self._starts(shapes)[inputs] + entries * size.prod(1) +
+                row * size[:, 1] + column)
+
+
+def _one(tables: Sequence[Tensor]) -> Tensor:
+    """Tables (n, C) as one; without a copy if there is only one."""
+    return tables[0] if len(tables) == 1 else torch.cat(list(tables))

@@ -117,6 +117,8 @@ class SoftConstraint:
             the only weight is the constant 1.
         needs_noise: Whether the loss is defined with gate noise only.
         balances: Whether it keeps the experts balanced.
+        needs_domains: Whether :meth:`sums` is also given the domains of the
+            samples.
 
     Args:
         weight: Factor of the loss, at least 0.
@@ -125,9 +127,21 @@ class SoftConstraint:
     top_k_min = 1
     needs_noise = False
     balances = True
+    needs_domains = False
 
     def __init__(self, weight: float = 0.5) -> None:
         self.weight = check_number('weight', weight)
+
+    def check(self, num_experts: int) -> None:
+        """Refuse options that do not fit a layer of E experts.
+
+        Raises:
+            ValueError: See above.
+        """
+
+    def numbers(self, entries: int) -> Tensor:
+        """The domains of the entries of a call, as :meth:`sums` takes them."""
+        raise NotImplementedError
 
     def sums(self, routing: Routing, counts: Tensor) -> Tensor:
         """What is summed over the samples.

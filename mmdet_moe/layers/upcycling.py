@@ -78,7 +78,7 @@ def _dense_key(layers: Mapping[str, MoELayer], key: str) -> Optional[str]:
         prefix = f'{name}.' if name else ''
         if key.startswith(prefix):
             part = key[len(prefix):]
-            if not part.startswith('experts.'):
+            if not part.startswith('experts.') or layer.dense_names == {}:
                 return None
             part = part.split('.', 2)[2]
             return _beside(name, layer, part)

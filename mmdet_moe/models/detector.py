@@ -1,7 +1,7 @@
 """Any detector with experts, from its stock config."""
 import copy
 from operator import itemgetter
-from typing import List, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
@@ -9,17 +9,19 @@ from mmengine.model import initialize
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from mmdet_moe.layers import moe_layers
+from mmdet_moe.layers import moe_layers, prune
 from mmdet_moe.layers.checks import fail
 
-from .replacement import replace_modules, replacement_table
+from .placing import add_experts, table_of_experts
 from .reporting import report_decisions
+from .residual import ResidualMixture
 
 
 @MODELS.register_module(name='MoEDetector')
 def build_moe_detector(*,
                        detector: str = '',
                        experts: Sequence[dict] = (),
+                       pruned: Optional[Mapping[str, Sequence[int]]] = None,
                        **model) -> nn.Module:
     """Build a detector of MMDetection with experts in it.
 
@@ -33,14 +35,16 @@ def build_moe_detector(*,
 
     Args:
         detector: Type of the detector, such as ``'FasterRCNN'``.
-        experts: Which modules become mixtures of experts, as
-            :func:`.replace_modules` takes it. May be empty where the config
-            has MoE layers elsewhere, as in a ``conv_cfg``.
+        experts: Where experts are in it, as :func:`.add_experts` takes it.
+            May be empty where the config has MoE layers elsewhere, as in a
+            ``conv_cfg``.
+        pruned: By the name of a MoE layer the experts that stay in it, out of
+            those that it is built with; see :func:`~mmdet_moe.layers.prune`.
         model: The arguments of that detector.
 
     Raises:
         ValueError: There is no such detector, it would have no experts, or
-            see :func:`.replace_modules`.
+            see :func:`.add_experts`.
 
     Example, over a stock config:
         >>> model = dict(
@@ -51,12 +55,17 @@ def build_moe_detector(*,
         fail('model.detector', detector,
              "the type that the stock config has, such as 'FasterRCNN'")
     built = MODELS.build(dict(model, type=detector))
-    done = replace_modules(built, experts)
+    done = add_experts(built, experts)
     if not moe_layers(built):
         fail('model.experts', list(experts),
              'at least one, as no other part of the model has experts')
+    for name, keep in (pruned or {}).items():
+        if name not in moe_layers(built):
+            fail('model.pruned', name, 'a MoE layer of the model; there are ' +
+                 ', '.join(moe_layers(built)))
+        prune(moe_layers(built)[name], keep)
     if done:
-        print_log(replacement_table(done), 'current')
+        print_log(table_of_experts(done), 'current')
     built.init_weights = _Initialise(built)
     report_decisions(built)
     return built
@@ -65,7 +74,7 @@ def build_moe_detector(*,
 #: How to get the config of the detector without experts; see
 #: :func:`mmdet_moe.conversion.dense_twin.dense_twin`.
 build_moe_detector.dense_twin = itemgetter('detector')
-build_moe_detector.moe_keys = ('detector', 'experts')
+build_moe_detector.moe_keys = ('detector', 'experts', 'pruned')
 
 
 class _Initialise:
@@ -73,8 +82,9 @@ class _Initialise:
 
     It keeps what has its own weights out of that. A detector may draw all
     parameters of a decoder anew, and the gates' have their own scale; a gate
-    that is loaded from a checkpoint is left as it is. And an initialiser of
-    the whole model has the last word.
+    that is loaded from a checkpoint is left as it is. So are mixtures that
+    start as the identity. And an initialiser of the whole model has the last
+    word.
 
     As an object that holds the detector it is copied with it.
     """
@@ -89,21 +99,25 @@ class _Initialise:
             initialize(detector, whole)
             detector.is_init = True
             return
-        gates = [layer.gate for layer in moe_layers(detector).values()]
-        drawn = [copy.deepcopy(gate.state_dict()) for gate in gates]
+        own = [layer.gate for layer in moe_layers(detector).values()]
+        own += [
+            block.mixture for block in detector.modules()
+            if isinstance(block, ResidualMixture) and block.identity_at_start
+        ]
+        drawn = [copy.deepcopy(part.state_dict()) for part in own]
         loaded, handles = set(), []
-        for i, gate in enumerate(gates):
+        for i, part in enumerate(own):
             handles.append(
-                gate._register_load_state_dict_pre_hook(
+                part._register_load_state_dict_pre_hook(
                     lambda state, prefix, *_, i=i: loaded.update(
                         {i} if any(k.startswith(prefix) for k in state) else
                         ())))
         type(detector).init_weights(detector)
         for handle in handles:
             handle.remove()
-        for i, gate in enumerate(gates):
+        for i, part in enumerate(own):
             if i not in loaded:
-                gate.load_state_dict(drawn[i])
+                part.load_state_dict(drawn[i])
 
 
 def _of_the_whole_model(init_cfg) -> List[dict]:

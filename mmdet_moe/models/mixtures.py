@@ -52,7 +52,7 @@ class Mixture(MoELayer):
             first.in_features if rows else first.in_channels,
             **dict(dict(whole_pyramid=False, targets=False), **options),
             **moe)
-        if rows != self.scope.rows:
+        if rows and not self.scope.sees_rows or not rows and self.scope.rows:
             fail('moe.scope', self.scope,
                  "dict(type='RowScope')" if rows else 'a scope of maps')
         for name in _SHAPE:

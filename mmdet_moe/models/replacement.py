@@ -1,133 +1,47 @@
-"""Experts by name: modules of a model become mixtures of their like."""
+"""Experts in place of a module: a mixture of its like."""
 import inspect
 import re
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Dict, List, Mapping, Sequence
+from typing import Mapping, Sequence
 
-from terminaltables import AsciiTable
 from torch import nn
 
 from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.checks import ConfigError, fail
 
+from .insertion import is_head
 from .mixtures import Mixture, first_layer
 
-
-@dataclass(frozen=True)
-class Replacement:
-    """A module that became a mixture.
-
-    Attributes:
-        names: All names under which the model has it; the first one is that
-            of the mixture.
-        was: Its class.
-        now: The mixture.
-        parameters: Of the module, and of the mixture.
-    """
-    names: Sequence[str]
-    was: str
-    now: MoELayer
-    parameters: Sequence[int]
-
-
-#: Names and methods of what a detector uses as a whole.
+#: Names of what a detector uses as a whole.
 _WHOLE_PART = re.compile(r'(^|\.)(backbone|neck)(\.\d+)?$')
-_METHODS_OF_HEADS = ('loss', 'loss_and_target', 'predict', 'predict_by_feat')
 
 
-def replace_modules(model: nn.Module,
-                    experts: Sequence[Mapping]) -> List[Replacement]:
-    """Replace modules by mixtures of experts of the same architecture.
+def replace(model: nn.Module, names: Sequence[str],
+            options: Mapping) -> MoELayer:
+    """Replace a module by a mixture of experts of the same architecture.
 
     Args:
-        model: A model, before its weights are initialised or loaded.
-        experts: For each, ``at``: the name of a module, or a pattern, or
-            several of them; and the keyword arguments of
-            :class:`~mmdet_moe.layers.MoELayer`. In a pattern ``*`` stands for
-            a part of a name between two dots: ``'bbox_head.cls_convs.*'``.
+        model: That has the module.
+        names: All names under which it has it.
+        options: The keyword arguments of :class:`~mmdet_moe.layers.MoELayer`.
+
+    Returns:
+        The mixture.
 
     Raises:
-        ValueError: A pattern matches nothing, two match one module or a part
-            of it, or a module cannot become a mixture; says why and what
-            would work.
+        ValueError: An option is not allowed.
     """
-    chosen = _choose(model, experts)
-    done = []
-    for names, moe in chosen.values():
-        module = model.get_submodule(names[0])
-        try:
-            mixture = Mixture(module, moe)
-        except ConfigError as error:
-            raise ConfigError(f'experts, at={names[0]!r}: {error}') from None
-        if not any(p.requires_grad for p in module.parameters()):
-            mixture.requires_grad_(False)  # of a stage that is frozen
-        mixture.train(module.training)
-        for name in names:
-            parent, _, attribute = name.rpartition('.')
-            setattr(model.get_submodule(parent), attribute, mixture)
-        done.append(
-            Replacement(names, type(module).__name__, mixture,
-                        (_count(module), _count(mixture))))
-    return done
-
-
-def replacement_table(done: Sequence[Replacement]) -> str:
-    """What was replaced by what, with the parameters before and after."""
-    rows = [['layer', 'was', 'experts', 'active', 'parameters', 'with experts']]
-    for one in done:
-        also = f' (and {len(one.names) - 1} more names)' if (
-            len(one.names) > 1) else ''
-        rows.append([
-            one.names[0] + also, one.was,
-            str(one.now.num_experts), str(one.now.top_k),
-            *(f'{n:,}' for n in one.parameters)
-        ])
-    return AsciiTable(rows, 'Experts').table
-
-
-def _choose(model: nn.Module, experts: Sequence[Mapping]) -> Dict[int, tuple]:
-    """By module: all its names, and the options of its mixture."""
-    names: Dict[int, List[str]] = {}
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for name, module in modules.items():
-        names.setdefault(id(module), []).append(name)
-    chosen: Dict[int, tuple] = {}
-    origin: Dict[str, str] = {}
-    for i, options in enumerate(experts):
-        if not isinstance(options, Mapping) or 'at' not in options:
-            fail(f'experts[{i}]', options,
-                 "a dict with 'at' and the options of a MoE layer")
-        moe = {key: value for key, value in options.items() if key != 'at'}
-        patterns = options['at']
-        patterns = (patterns, ) if isinstance(patterns, str) else patterns
-        for pattern in patterns:
-            found = [n for n in modules if n and matches(n, pattern)]
-            if not found:
-                fail(f'experts[{i}].at', pattern,
-                     'the name of a module, or a pattern that matches one; '
-                     + _near(pattern, modules))
-            for name in found:
-                module = modules[name]
-                if id(module) in chosen:
-                    if names[id(module)][0] in origin and origin[
-                            names[id(module)][0]] == (i, pattern):
-                        continue  # one module under two names
-                    fail(f'experts[{i}].at', pattern,
-                         f'a pattern that matches no module twice; {name} is '
-                         'matched by another one already')
-                check_replaceable(model, name, module)
-                chosen[id(module)] = names[id(module)], moe
-                origin[names[id(module)][0]] = (i, pattern)
-    _check_apart([n for found, _ in chosen.values() for n in found])
-    return chosen
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether a dotted name matches a pattern, part by part."""
-    parts, patterns = name.split('.'), str(pattern).split('.')
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts,
-                                                   patterns))
+    module = model.get_submodule(names[0])
+    try:
+        mixture = Mixture(module, options)
+    except ConfigError as error:
+        raise ConfigError(f'experts, at={names[0]!r}: {error}') from None
+    if not any(p.requires_grad for p in module.parameters()):
+        mixture.requires_grad_(False)  # of a stage that is frozen
+    mixture.train(module.training)
+    for name in names:
+        parent, _, attribute = name.rpartition('.')
+        setattr(model.get_submodule(parent), attribute, mixture)
+    return mixture
 
 
 def check_replaceable(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -153,8 +67,7 @@ def check_replaceable(model: nn.Module, name: str, module: nn.Module) -> None:
         refuse('has no convolution or fully connected layer')
     if type(module).forward in (nn.Module.forward, nn.ModuleList.forward):
         refuse('is a list of modules and cannot be called')
-    if _WHOLE_PART.search(name) or any(
-            hasattr(module, method) for method in _METHODS_OF_HEADS):
+    if _WHOLE_PART.search(name) or is_head(module):
         refuse('is a whole part of a detector, with several outputs')
     needed = [
         p.name for p in inspect.signature(module.forward).parameters.values()
@@ -195,33 +108,3 @@ def _reader(model: nn.Module, name: str):
             if wanted in source:
                 return cls.__name__
     return None
-
-
-def _check_apart(names: Sequence[str]) -> None:
-    """No mixture within another one."""
-    for outer in names:
-        for inner in names:
-            if inner.startswith(f'{outer}.'):
-                fail('experts, at', inner,
-                     f'a module outside of {outer}, which becomes a mixture '
-                     'itself')
-
-
-def _near(pattern: str, modules: Mapping[str, nn.Module]) -> str:
-    """Names that may have been meant: those that begin alike."""
-    parts = str(pattern).split('.')
-    for length in range(len(parts) - 1, -1, -1):
-        start = '.'.join(parts[:length])
-        there = [
-            name for name in modules
-            if name and name.count('.') == length and (
-                not start or matches(name.rpartition('.')[0], start))
-        ]
-        if there:
-            where = f'in {start}' if start else 'in the model'
-            return f'{where} there are ' + ', '.join(there[:20])
-    return 'there are none'
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

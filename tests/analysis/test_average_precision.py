@@ -7,7 +7,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet_moe.analysis.average_precision import METRICS, AveragePrecision
+from mmdet_moe.analysis.average_precision import (
+    METRICS,
+    AveragePrecision,
+    by_class,
+)
 
 
 def dataset(pictures=12, seed=0):
@@ -82,6 +86,15 @@ def test_it_is_coco_s(tmp_path, seed):
     assert list(metrics.values()) == pytest.approx(
         reference(coco, img_ids, detections).tolist(), abs=1e-12)
     assert set(metrics) == set(METRICS)
+    # by class it is that of data with this class only
+    own = by_class(ap.precisions(np.ones((1, len(img_ids)), int)))[:, 0]
+    for c in (0, 1):
+        alone = coco_of(dict(content, annotations=[
+            a for a in content['annotations'] if a['category_id'] == c + 1]),
+            tmp_path)
+        expected = reference(alone, img_ids, detections)[0]
+        assert own[c] == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(own[2])
 
 
 def test_a_resample_is_a_dataset_with_pictures_repeated(tmp_path):

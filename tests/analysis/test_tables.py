@@ -7,7 +7,7 @@ from planted import decision, records
 
 from mmdet_moe.analysis.resampling import bootstrap_counts
 from mmdet_moe.analysis.tables import Options, _weight_intervals, layer_tables
-from mmdet_moe.layers.scopes import PatchScope
+from mmdet_moe.layers import PatchScope
 
 
 def tables(planted):

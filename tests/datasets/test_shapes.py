@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmdet_moe.datasets.shapes import CLASSES, generate
+from mmdet_moe.datasets.shapes import CLASSES, DOMAINS, generate
 
 
 @pytest.fixture(scope='module')
@@ -91,3 +91,18 @@ def test_what_is_there_is_kept(tmp_path):
     with pytest.raises(ValueError, match='train=0: allowed is at least 1'):
         generate(tmp_path / 'new', 0, 1)
     assert [p.name for p in tmp_path.rglob('*')] == ['data', 'mine.txt']
+
+
+def test_domains_change_the_camera_and_not_the_objects(tmp_path):
+    plain, mixed = (
+        generate(tmp_path / name, 6, 1, domains=domains)
+        for name, domains in (('plain', False), ('mixed', True)))
+    files = [json.loads((root / 'annotations' / 'instances_train.json'
+                         ).read_text()) for root in (plain, mixed)]
+    assert files[0]['annotations'] == files[1]['annotations']
+    found = [image['domain'] for image in files[1]['images']]
+    assert found == [*DOMAINS, 'day'] and 'domain' not in files[0]['images'][0]
+    same = [filecmp.cmp(plain / 'train' / f'{i:06d}.jpg',
+                        mixed / 'train' / f'{i:06d}.jpg', shallow=False)
+            for i in range(6)]
+    assert same == [domain == 'day' for domain in found]

@@ -33,12 +33,22 @@ def softmax(*logits):
     # fewer are left than K
     (dict(drop=(0, 1, 2)), torch.tensor([0, 0, 0, 1.0])),
     (dict(drop=[1], top_k=3), softmax(3, -9e9, 1, 0)),
+    # the weight of 0 goes to 3, or to 1, which has its own as well
+    (dict(replace=(0, 3)), softmax(-9e9, 2, -9e9, 3)),
+    (dict(replace=(0, 1)), torch.tensor([0, 1.0, 0, 0])),
+    (dict(replace=(2, 0)), softmax(3, 2, -9e9, -9e9)),
 ])
 def test_what_is_left_is_weighted_anew(options, expected):
     net = model()
     force(net, **options)
     for layer in net.values():
         assert torch.allclose(weights(layer), expected)
+
+
+@pytest.mark.parametrize('replace', [(0, ), (0, 0), (0, 4), 1])
+def test_what_cannot_be_replaced(replace):
+    with pytest.raises(ValueError, match='replace='):
+        force(model(), replace=replace)
 
 
 def test_a_forced_expert_is_that_expert():

@@ -9,7 +9,8 @@ from mmdet_moe.layers.hard_constraints import overused
 
 def observe_and_step(constraint, *importances):
     for importance in importances:
-        constraint.observe(torch.tensor(importance))
+        # what is observed of both: the same
+        constraint.observe(*[torch.tensor(importance)] * 2)
     constraint.step()
 
 
@@ -54,6 +55,32 @@ def test_at_least_k_experts_stay():
     # one is free; the least used of the others comes back
     assert overused(usage, 0.3, 2).tolist() == [True, False, True, False]
     assert overused(usage, 0.0, 4).tolist() == [False] * 4
+
+
+def test_loss_free_bias_by_hand():
+    layer = MoELayer(
+        lambda: nn.Conv2d(2, 2, 1), 2, num_experts=3, top_k=1,
+        hard_constraint=dict(type='LossFreeBias', rate=0.4))
+    layer.gate.fc_weight.data.zero_()
+    layer.gate.fc_bias.data = torch.tensor([1.0, 0.5, 0.0])
+    x = torch.zeros(6, 2, 3, 3)
+    # loads 6, 0, 0 of mean 2: the biases become -0.4, 0.4, 0.4
+    assert decided(layer, x).experts.flatten().tolist() == [0] * 6
+    summary = layer.collect()
+    assert summary.total_load.tolist() == [6, 0, 0]
+    layer.step()
+    torch.testing.assert_close(layer.hard_constraint.selection_bias,
+                               torch.tensor([-0.4, 0.4, 0.4]))
+    # 0.6, 0.9, 0.4; the weight is that of the logits alone, in evaluation, too
+    for mode in (True, False):
+        routing = decided(layer.train(mode), x)
+        assert routing.experts.flatten().tolist() == [1] * 6
+        assert routing.weights[0].tolist() == [0, 1, 0]
+        assert routing.changed.all() and not routing.masked.any()
+    with pytest.raises(ValueError, match='LoadLoss.*does not know of a bias'):
+        MoELayer(lambda: nn.Conv2d(2, 2, 1), 2, noise=True,
+                 soft_constraint=dict(type='LoadLoss'),
+                 hard_constraint=dict(type='LossFreeBias'))
 
 
 @pytest.mark.parametrize('kind', [RelativeImportance, MeanImportance])

@@ -2,7 +2,7 @@
 
 - The sparse dispatch is the dense reference, in output and gradients.
 - A trained layer in evaluation does what it does in training without noise
-  and masks.
+  and masks; a bias of the selection stays.
 - Its state in a new layer gives the identical output.
 """
 import copy
@@ -13,6 +13,7 @@ from torch import nn
 
 from mmdet_moe.layers import (
     BothOutcomes,
+    FeedForward,
     MoELayer,
     Parallel,
     dense_dispatch,
@@ -40,10 +41,16 @@ def subnet():
     return nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(C, 3, 1))
 
 
+def pointwise():
+    return nn.Sequential(nn.Conv2d(C, 8, 1), nn.ReLU(), nn.Conv2d(8, C, 1))
+
+
 EXPERTS = dict(
     conv=conv,
     block=Block,
     subnet=subnet,
+    ffn=lambda: FeedForward(C, 8),
+    pointwise=pointwise,
     pair=lambda: Parallel(dict(cls=subnet().append(BothOutcomes()), reg=conv()))
 )
 SCOPES = [
@@ -51,16 +58,20 @@ SCOPES = [
     dict(type='ImageScope'),
     dict(type='PatchScope', grid=2)
 ]
+POSITIONS = dict(type='PositionScope')
 GATES = [
     dict(type='GAPFCGate'),
     dict(type='ConvGAPGate', hidden_channels=3),
     dict(type='TwoConvGAPGate'),
+    dict(type='RandomGate'),
     dict(type='EqualGate'),
     dict(type='SingleExpertGate', expert=1),
 ]
 CONSTRAINTS = [
     dict(),
-    dict(noise=True, soft_constraint=dict(type='SwitchLoss')),
+    dict(noise=True, soft_constraint=dict(type='SwitchLoss'),
+         routing='sigmoid', shared_expert=True),
+    dict(hard_constraint=dict(type='LossFreeBias', rate=0.1)),
     dict(soft_constraint=[dict(type='EntropyLoss'), dict(type='RouterZLoss')],
          hard_constraint=dict(type='MeanImportance', threshold=0.0)),
     dict(hard_constraint=dict(
@@ -75,7 +86,7 @@ CONSTRAINTS = [
 
 def layers(gate, scope, expert):
     """Every K and constraint that the gate allows."""
-    static = gate['type'] in ('EqualGate', 'SingleExpertGate')
+    static = gate['type'] in ('EqualGate', 'SingleExpertGate', 'RandomGate')
     for top_k in (1, 2, E):
         for constraint in CONSTRAINTS[:1] if static else CONSTRAINTS:
             if 'balance_over' in constraint and top_k != 2 or (
@@ -118,10 +129,22 @@ def train(layer):
         layer.step()
 
 
-@pytest.mark.parametrize('expert', EXPERTS)
+@pytest.mark.parametrize('expert', ['conv', 'block', 'subnet', 'pair'])
 @pytest.mark.parametrize('scope', SCOPES, ids=lambda s: s['type'])
 @pytest.mark.parametrize('gate', GATES, ids=lambda g: g['type'])
 def test_parity(gate, scope, expert):
+    check_parity(gate, scope, expert)
+
+
+@pytest.mark.parametrize('expert', ['ffn', 'pointwise'])
+@pytest.mark.parametrize(
+    'gate', [g for g in GATES if 'Conv' not in g['type']],
+    ids=lambda g: g['type'])
+def test_parity_of_positions(gate, expert):
+    check_parity(gate, POSITIONS, expert)
+
+
+def check_parity(gate, scope, expert):
     x = pyramid()
     for make in layers(gate, scope, expert):
         layer = make()
@@ -133,7 +156,10 @@ def test_parity(gate, scope, expert):
         with torch.no_grad():
             evaluated = layer.eval()(x)
             bare = copy.deepcopy(layer).train()
-            bare.noise, bare.hard_constraint = None, None
+            bare.noise = None
+            if bare.hard_constraint is not None and (
+                    bare.hard_constraint.bias() is None):
+                bare.hard_constraint = None
             assert all(map(torch.equal, evaluated, bare(x))), layer
             again = make().eval()
             again.load_state_dict(layer.state_dict())

@@ -15,6 +15,8 @@ def test_plans():
     assert rows(alone) == {1: [0, 1]}
     assert rows(weak) == {1: [0]}
     assert rows(nothing) == {}
+    # row 0 has experts 1 and 2 at 1 and 2, row 1 has 1 at 4, row 2 has 2 at 8
+    assert mixed.entries.tolist() == [1, 4, 2, 8]
     plans = (mixed, alone, weak, nothing)
     assert [plan.pairs for plan in plans] == [4, 2, 1, 0]
     assert [plan.direct for plan in plans] == [None, 1, None, None]

@@ -1,18 +1,22 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from twins import assert_same, decided
 
 from mmdet_moe.layers import (
+    FeedForward,
     MoELayer,
     Parallel,
+    PatchScope,
     real_tokens_are,
     receptive_radius,
 )
 from mmdet_moe.layers.scopes import (
     ImageScope,
     LevelScope,
-    PatchScope,
+    PositionScope,
     RowScope,
 )
 
@@ -75,6 +79,9 @@ def test_what_a_sample_is():
     assert PatchScope(grid=3).sizes(shapes) == [18, 4]
     assert PatchScope(grid=3).entries(shapes).tolist() == (
         [0] * 9 + [1] * 9 + [0, 0, 1, 1])
+    assert PositionScope().sizes(shapes) == [40, 4]
+    assert PositionScope().entries(shapes).tolist() == (
+        [0] * 20 + [1] * 20 + [0, 0, 1, 1])
     assert RowScope().sizes([(7, ), (2, 5)]) == [7, 10]
     assert RowScope().entries([(3, ), (2, 2)]).tolist() == [
         0, 1, 2, 0, 0, 1, 1]
@@ -94,9 +101,63 @@ def test_rows_and_tokens_are_samples():
     torch.testing.assert_close(y, alone[0])
     torch.testing.assert_close(z.flatten(0, 1), alone[1])
     assert layer(torch.zeros(0, 6)).shape == (0, 5)
+    for out in (layer(rows), *layer([rows, tokens])):
+        out.relu_()  # as an activation after the layer does
     with pytest.raises(ValueError, match="gate.type='ConvGAPGate'"):
         MoELayer(lambda: nn.Linear(6, 5), 6, scope=dict(type='RowScope'),
                  gate=dict(type='ConvGAPGate'))
+
+
+def pointwise():
+    return nn.Sequential(nn.Conv2d(6, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1))
+
+
+@pytest.mark.parametrize('expert', [lambda: FeedForward(6, 8), pointwise],
+                         ids=['ffn', 'conv'])
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_positions_are_samples(expert, channels_last):
+    """As if the layer were called with each position as a picture."""
+    layer = MoELayer(expert, 6, num_experts=3, top_k=2,
+                     scope=dict(type='PositionScope'))
+    nn.init.normal_(layer.gate.fc_weight, std=5)
+    levels = [torch.randn(2, 6, 5, 4), torch.randn(2, 6, 3, 1)]
+    if channels_last:
+        levels = [x.to(memory_format=torch.channels_last) for x in levels]
+    assert_same(layer, levels)
+    for x, y in zip(levels, layer(levels)):
+        assert y.shape[0] == 2 and y.shape[2:] == x.shape[2:]
+        alone = layer(x.movedim(1, -1).reshape(-1, 6, 1, 1))
+        torch.testing.assert_close(
+            y.movedim(1, -1).flatten(0, 2), alone.flatten(1))
+        y.relu_()
+
+
+def test_a_position_is_found_by_the_centre_of_a_box():
+    layer = MoELayer(lambda: FeedForward(1), 1, num_experts=2, top_k=1,
+                     scope=dict(type='PositionScope')).eval()
+    layer.gate.fc_weight.data = torch.tensor([[9.0], [-9.0]])
+    layer.gate.fc_bias.data.zero_()
+    x = torch.ones(2, 1, 3, 4)
+    x[1, 0, 2, 1] = -1  # of the second picture
+    decision = replace(
+        layer.decide([torch.ones(2, 1, 2, 2), x]), levels=(0, 1)).part(
+            1, 2, extent=(6.0, 8.0))  # a position is 2 x 2 pixels of level 1
+    boxes = torch.tensor([[2.0, 4, 4, 6], [2, 4, 4, 6], [0, 0, 4, 6]])
+    found = decision.at(boxes, torch.tensor([1, 0, 1])).argmax(dim=1)
+    assert found.tolist() == [1, 0, 0]
+    assert decision.grid(1).shape == (3, 4)
+    assert decision.weights[decision.grid(1)][2, 1].argmax() == 1
+
+
+@pytest.mark.parametrize('expert, found', [
+    (lambda: nn.Conv2d(4, 4, 3, padding=1), 'Conv2d'),
+    (lambda: nn.Conv2d(4, 4, 1, stride=2), 'Conv2d'),
+    (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)),
+     'GroupNorm'),
+])
+def test_experts_with_neighbours_cannot_be_run_on_positions(expert, found):
+    with pytest.raises(ValueError, match=f"PositionScope='{found}.*LevelS"):
+        MoELayer(expert, 4, scope=dict(type='PositionScope'))
 
 
 def test_padding_does_not_count():
@@ -119,6 +180,7 @@ def test_totals_over_samples():
     maps = [torch.ones(2, 5, 4), 2 * torch.ones(2, 1, 2)]
     assert LevelScope().total(maps).tolist() == [20, 20, 4, 4]
     assert ImageScope().total(maps).tolist() == [24, 24]
+    assert PositionScope().total(maps).tolist() == [1] * 40 + [2] * 4
     # 5 rows into 2 and 3, 4 columns into 2 and 2; then 1 x 2 positions of 2
     assert PatchScope(grid=2).total(maps).tolist() == [4, 4, 6, 6] * 2 + [2] * 4
 

@@ -37,6 +37,8 @@ PLACES = [
     dict(moe=dict(scope=dict(type='PatchScope', grid=3)), norm_cfg=None),
     dict(moe=dict(scope=dict(type='PatchScope', grid=2)),
          norm_cfg=None, moe_at='every'),
+    dict(moe_at='block', block=dict(identity_at_start=True)),
+    dict(moe_at='block', block=dict(expert='conv', identity_at_start=True)),
 ]
 
 
@@ -47,7 +49,7 @@ def test_copies_of_the_dense_subnet_are_the_dense_detector(load_config, head):
     moe = build(load_config('retinanet_moe_fpn_shapes'), **head)
     report = upcycle(moe, dense.state_dict())
     assert report.matches, report
-    assert all('gate' in key for key in report.new)
+    assert all('gate' in key or '_block.' in key for key in report.new)
     data = batch(dense)
     losses = [
         {k: torch.stack(v) for k, v in m(**data, mode='loss').items()}

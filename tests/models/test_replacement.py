@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmdet_moe.layers import moe_layers
-from mmdet_moe.models.replacement import matches, replace_modules
+from mmdet_moe.models.placing import add_experts, matches
 
 FCS = 'roi_head.bbox_head.shared_fcs'
 
@@ -29,7 +29,7 @@ def test_a_pattern_is_matched_part_by_part():
 def test_the_table_of_what_was_replaced():
     detector = stock.build(stock.stock('faster_rcnn'))
     dense = detector.get_submodule(f'{FCS}.1')
-    one, two = replace_modules(
+    one, two = add_experts(
         detector, [dict(at=f'{FCS}.*', num_experts=3, top_k=1)])
     assert two.names == [f'{FCS}.1'] and two.was == 'Linear'
     # 64 x 64 + 64, three times, and a gate of 3 x 64 + 3
@@ -77,13 +77,13 @@ def test_what_cannot_be(experts, message):
 def test_what_reads_weights_or_takes_several_inputs():
     tood = MODELS.build(small(HEADS['tood']))
     with pytest.raises(ValueError, match='is read by TaskDecomposition'):
-        replace_modules(
+        add_experts(
             tood, [dict(at='bbox_head.cls_decomp.reduction_conv.conv')])
     detr = stock.build(stock.stock('detr'))
     with pytest.raises(ValueError, match='takes several inputs: query, key'):
-        replace_modules(detr, [dict(at='decoder.layers.0.self_attn')])
+        add_experts(detr, [dict(at='decoder.layers.0.self_attn')])
     with pytest.raises(ValueError, match='is read by MultiheadAttention'):
-        replace_modules(
+        add_experts(
             detr, [dict(at='decoder.layers.0.self_attn.attn.out_proj')])
     # that which is found only when it is called says so
     head = MODELS.build(small(HEADS['tood'])).bbox_head

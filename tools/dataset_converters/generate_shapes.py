@@ -14,6 +14,9 @@ def parse_args():
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--width', type=int, default=256)
     parser.add_argument('--height', type=int, default=192)
+    parser.add_argument(
+        '--domains', action='store_true',
+        help='pictures of five domains, as by different cameras')
     return parser.parse_args()
 
 

@@ -13,9 +13,15 @@ from mmdet_moe.layers import (
     logits_of,
     moe_layers,
 )
-from mmdet_moe.layers.checks import check_choice, check_subset, fail
+from mmdet_moe.layers.checks import (
+    check_choice,
+    check_keywords,
+    check_subset,
+    fail,
+)
 from mmdet_moe.layers.moe import check_moe
 from mmdet_moe.models.mixtures import Mixture
+from mmdet_moe.models.residual import ResidualMixture
 
 SUBNETS = ('cls', 'reg')
 #: Which of the n convolutions of a subnet, the predictor being the last, are
@@ -25,7 +31,7 @@ CONVOLUTIONS = dict(
     last=lambda n: [n - 2],
     predictor=lambda n: [n - 1],
     every=lambda n: list(range(n)))
-PLACES = ('subnet', 'tower', *CONVOLUTIONS)
+PLACES = ('subnet', 'tower', 'block', *CONVOLUTIONS)
 
 
 @MODELS.register_module()
@@ -44,7 +50,10 @@ class MoERetinaHead(RetinaHead):
         moe_at: What an expert is: the whole ``'subnet'``; its ``'tower'``,
             before a common predictor; or a convolution: the ``'first'`` or
             ``'last'`` of the tower, the ``'predictor'``, or ``'every'`` one,
-            each with a gate of its own.
+            each with a gate of its own. ``'block'``: the tower is followed by
+            a :class:`.ResidualMixture`, by default of feed-forward networks
+            that decide about positions.
+        block: Arguments of that residual mixture, beside ``moe``.
         shared_gate: One gate for both subnets rather than one each; an expert
             is then a pair of subnets.
         mix: What is mixed of the classification's predictions: the
@@ -59,13 +68,14 @@ class MoERetinaHead(RetinaHead):
         [torch.Size([2, 99, 32, 32]), torch.Size([2, 99, 16, 16])]
     """
     dense_twin = 'RetinaHead'
-    moe_keys = ('moe', 'moe_in', 'moe_at', 'shared_gate', 'mix')
+    moe_keys = ('moe', 'moe_in', 'moe_at', 'block', 'shared_gate', 'mix')
 
     def __init__(self,
                  *args,
                  moe: Optional[dict] = None,
                  moe_in: Union[str, Sequence[str]] = SUBNETS,
                  moe_at: str = 'subnet',
+                 block: Optional[dict] = None,
                  shared_gate: bool = False,
                  mix: str = 'logit',
                  init_cfg: Union[dict, List[dict], None] = None,
@@ -73,6 +83,11 @@ class MoERetinaHead(RetinaHead):
         self.moe = check_moe(moe)
         self.moe_in = check_subset('moe_in', moe_in, SUBNETS)
         self.moe_at = check_choice('moe_at', moe_at, PLACES)
+        self.block = check_keywords(
+            'block', {} if block is None else block, ResidualMixture,
+            reserved=('in_channels', 'moe', 'options'))
+        if self.block and moe_at != 'block':
+            fail('block', block, "None unless moe_at='block'")
         self.shared_gate = check_choice('shared_gate', shared_gate,
                                         (False, True))
         self.mix = check_choice('mix', mix, ('logit', 'prob'))
@@ -104,6 +119,14 @@ class MoERetinaHead(RetinaHead):
         if self.moe_at in CONVOLUTIONS:
             for name in self.moe_in:
                 self._mix_convolutions(name)
+        elif self.moe_at == 'block':
+            for name in self.moe_in:
+                channels = self.feat_channels if self.stacked_convs else (
+                    self.in_channels)
+                self.add_module(
+                    f'{name}_block',
+                    ResidualMixture(channels, self.moe, **self.block,
+                                    whole_pyramid=True, targets=True))
         elif self.shared_gate:
             taken = {name: self._take(name) for name in SUBNETS}
             self.subnet = self._mix(
@@ -180,7 +203,8 @@ class MoERetinaHead(RetinaHead):
         for layer in self._layers(name):
             # A MoE layer sees the whole pyramid, to decide on it at once.
             levels = layer(levels) if isinstance(
-                layer, MoELayer) else [layer(x) for x in levels]
+                layer, (MoELayer, ResidualMixture)) else [
+                    layer(x) for x in levels]
         return levels
 
     def _layers(self, name: str) -> list:
@@ -197,6 +221,8 @@ class MoERetinaHead(RetinaHead):
                 layers += [module.conv, partial(_after_convolution, module)]
             else:
                 layers.append(module)
+        block = getattr(self, f'{name}_block', None)
+        layers += [] if block is None else [block]
         return [*layers, getattr(self, f'retina_{name}')]
 
     def get_targets(self, *args, **kwargs) -> tuple:

@@ -1,0 +1,142 @@
+"""What the numbers of a layer say, in words that are no stronger than they."""
+from typing import Dict, List, Optional, Sequence
+
+from .effects import SIZES
+
+#: p up to which something is told beyond chance.
+SIGNIFICANT = 0.05
+#: Part of what there is to tell from which experts are called specialists.
+SPECIALIST = 0.1
+#: Input-dependence below this part of log2 E is none.
+NEGLIGIBLE = 0.01
+
+
+def verdict(layer: dict, interventions: Sequence[dict]) -> List[str]:
+    """Sentences about a layer.
+
+    Args:
+        layer: Its tables, as ``layer_tables`` gives them, with
+            ``dissociations``.
+        interventions: Those of this layer.
+    """
+    return [
+        sentence for sentence in (
+            _routing(layer), _knowledge(layer['specialisation']),
+            *_needs(interventions), _dissociations(layer, interventions))
+        if sentence
+    ]
+
+
+def _routing(layer: dict) -> str:
+    dependence = layer['input_dependence']
+    most = dependence['most']
+    if most == 0:
+        return ''
+    high = (dependence['all']['interval'] or dict(
+        high=dependence['all']['bits']))['high']
+    if high < NEGLIGIBLE * most:
+        return ('The gate has collapsed: its decisions do not depend on the '
+                f'input ({dependence["all"]["bits"]:.3f} of {most:.3g} bits), '
+                f'and {layer["living_experts"]} of {layer["experts"]} experts '
+                'are in use.')
+    if layer['living_experts'] < layer['experts']:
+        return (f'{layer["living_experts"]} of {layer["experts"]} experts are '
+                'in use.')
+    return ''
+
+
+def _knowledge(rows: Sequence[dict]) -> str:
+    """Whether the experts are specialists, and for what."""
+    if not rows:
+        return 'No object is under a decision of this layer.'
+    by = {(row['of'], row['given_level']): row for row in rows}
+    level = by.get(('level', False))
+    beyond = {
+        of: by.get((of, True)) or (by.get((of, False)) if level is None else
+                                   None) for of in ('size', 'class')
+    }
+    known = {of: row for of, row in beyond.items() if row is not None}
+    special = [of for of, row in known.items() if _tells(row)]
+    where = 'Beyond the level the' if level is not None else 'The'
+    told = f'{where} expert tells ' + ' and '.join(
+        _part(of, row) for of, row in known.items()) + '.' if known else ''
+    if special:
+        kind = ' and '.join('classes' if of == 'class' else 'sizes'
+                            for of in special)
+        start = f'The experts of this layer are specialists for {kind}.'
+    elif level is not None and _tells(level):
+        start = 'The experts of this layer are specialists for levels.'
+    else:
+        start = ('The experts of this layer are no specialists for levels, '
+                 'sizes or classes.')
+    return f'{start} {told}'.strip()
+
+
+def _tells(row: dict) -> bool:
+    return (row['p_value'] <= SIGNIFICANT
+            and (row['normalised'] or 0) >= SPECIALIST)
+
+
+def _part(of: str, row: dict) -> str:
+    if row['p_value'] > SIGNIFICANT:
+        return f'nothing of {of} beyond chance (p = {row["p_value"]:.3f})'
+    return (f'{100 * (row["normalised"] or 0):.0f} % of {of} '
+            f'(p = {row["p_value"]:.3f})')
+
+
+def _needs(interventions: Sequence[dict]) -> List[str]:
+    """What is lost without an expert, for each that is missed."""
+    dropped = [row for row in interventions if row['kind'] == 'drop']
+    if not dropped:
+        return []
+    said, looked_at, missed = [], 0, 0
+    for row in dropped:
+        groups = _groups(row)
+        looked_at += len(groups)
+        lost = {g: x for g, x in groups.items() if _lost(x)}
+        missed += len(lost)
+        if lost:
+            worst = min(lost, key=lambda g: lost[g]['value'])
+            said.append(
+                f'Without expert {row["value"]} {worst} lose most '
+                f'({_change(lost[worst])} points of AP).')
+    said.append(f'{missed} of {looked_at} intervals of what sizes and classes '
+                'lose without an expert are below 0; by chance alone it would '
+                f'be about {0.025 * looked_at:.1f}.')
+    return said
+
+
+def _dissociations(layer: dict, interventions: Sequence[dict]) -> str:
+    if not any(row['kind'] == 'drop' for row in interventions):
+        return ''
+    found = layer['dissociations']
+    if not found:
+        return ('No two experts are doubly dissociated: it is not shown that '
+                'they can do different things.')
+    one = found[0]
+    (e, f), (g, h) = one['experts'], one['groups']
+    many = ('1 pair of experts is doubly dissociated:' if len(found) == 1 else
+            f'{len(found)} pairs of experts are doubly dissociated, such as '
+            f'{e} and {f}:')
+    return (f'{many} {g} lose {_change(one["more"][0])} points more '
+            f'without {e}, and {h} {_change(one["more"][1])} more without {f}.')
+
+
+def _groups(row: dict) -> Dict[str, dict]:
+    return {
+        **{name: row['difference'][key] for key, name in SIZES.items()},
+        **{f'objects of class {c}': x
+           for c, x in row['difference_by_class'].items()}
+    }
+
+
+def _lost(change: dict) -> bool:
+    range_: Optional[dict] = change['interval']
+    return (change['value'] is not None and range_ is not None
+            and range_['high'] < 0)
+
+
+def _change(change: dict) -> str:
+    """Value and interval, in points."""
+    low, high = (100 * change['interval'][k] for k in ('low', 'high'))
+    return f'{100 * change["value"]:.1f} [{low:.1f}, {high:.1f}]'

@@ -1,0 +1,106 @@
+"""AP by domain, where a test set is a mixture of several."""
+from typing import Dict, List, Sequence
+
+import numpy as np
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.logging import print_log
+from terminaltables import AsciiTable
+
+from mmdet_moe.files import DataError
+from mmdet_moe.sizes import size_of
+
+#: Metrics of the table by domain, as CocoMetric names them.
+COLUMNS = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75', 'bbox_mAP_s',
+           'bbox_mAP_m', 'bbox_mAP_l')
+
+
+@METRICS.register_module()
+class DomainCocoMetric(CocoMetric):
+    """CocoMetric for the whole test set, and for each domain on its own.
+
+    The domain of a picture is a key of its entry in the annotation file. The
+    AP of a domain is the mean over the classes that have objects in it.
+
+    Args:
+        domain_key: The key.
+        kwargs: As of CocoMetric; ``ann_file`` is required.
+
+    Returned scalars: those of CocoMetric, and by domain
+    ``{domain}/bbox_mAP`` and so on; ``domains/bbox_mAP`` is the mean over the
+    domains. A domain in which nothing is detected has an AP of 0.
+
+    Raises:
+        DataError: A picture has no such key.
+    """
+
+    def __init__(self, *args, domain_key: str = 'domain', **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self._coco_api is None:
+            raise ValueError('DomainCocoMetric: ann_file=None: allowed is an '
+                             'annotation file whose pictures have domains')
+        self.domains: Dict[str, List[int]] = {}
+        for image in self._coco_api.dataset['images']:
+            if not isinstance(image.get(domain_key), str):
+                raise DataError(
+                    f"{kwargs.get('ann_file')}: the picture "
+                    f"{image['file_name']} has no {domain_key!r}; every entry "
+                    "of 'images' needs the name of its domain under that key")
+            self.domains.setdefault(image[domain_key], []).append(image['id'])
+
+    def compute_metrics(self, results: list) -> Dict[str, float]:
+        """The scalars; prints the table by domain."""
+        whole = dict(super().compute_metrics(results))
+        if not whole:
+            return whole  # nothing was detected at all
+        everything, rows = self.img_ids, {}
+        try:
+            for domain, ids in self.domains.items():
+                self.img_ids = ids
+                inside = set(ids)
+                mine = [r for r in results if r[0]['img_id'] in inside]
+                found = any(len(pred['scores']) for _, pred in mine)
+                rows[domain] = dict(super().compute_metrics(
+                    mine)) if found else self._nothing(ids)
+        finally:
+            self.img_ids = everything
+        rows['domains'] = {
+            key: _mean([row.get(key, -1) for row in rows.values()])
+            for key in COLUMNS
+        }
+        print_log('\n' + _table(rows, self.domains), logger='current')
+        return {
+            **whole,
+            **{
+                f'{domain}/{key}': row[key]
+                for domain, row in rows.items() for key in COLUMNS
+            }
+        }
+
+
+    def _nothing(self, ids: Sequence[int]) -> Dict[str, float]:
+        """The metrics where nothing is detected: 0, or -1 for a size that no
+        object has."""
+        areas = [a['area'] for a in self._coco_api.loadAnns(
+            self._coco_api.getAnnIds(imgIds=list(ids)))]
+        there = set(size_of(np.array(areas)).tolist())
+        return dict.fromkeys(COLUMNS[:3], 0.0) | {
+            column: 0.0 if size in there else -1.0
+            for size, column in enumerate(COLUMNS[3:])
+        }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over the domains that have objects of that size; -1 if none has, as
+    COCO gives it."""
+    known = [x for x in values if x >= 0]
+    return float(np.mean(known)) if known else -1.0
+
+
+def _table(rows: Dict[str, dict], domains: Dict[str, List[int]]) -> str:
+    head = ['domain', 'pictures', *(c.removeprefix('bbox_') for c in COLUMNS)]
+    return AsciiTable([head] + [[
+        'mean' if name == 'domains' else name,
+        str(len(domains.get(name, ()))) if name != 'domains' else '',
+        *('-' if row[c] < 0 else f'{row[c]:.3f}' for c in COLUMNS)
+    ] for name, row in rows.items()], 'AP by domain').table

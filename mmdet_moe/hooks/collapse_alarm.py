@@ -1,0 +1,94 @@
+"""Collapse: a gate that says the same of every input, or dead experts."""
+import logging
+import math
+from typing import Dict, Iterable, Mapping
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers.distributed import all_reduce_sum
+
+#: Input-dependence below this part of log2 E is none.
+NEGLIGIBLE = 0.01
+
+
+class CollapseAlarm:
+    """Looks at the decisions of a validation, and warns of collapse.
+
+    Balance and AP do not show it: a gate that sends everything to the same
+    two experts, half and half, is an ensemble of two and no mixture.
+
+    Args:
+        layers: The MoE layers by name.
+    """
+
+    def __init__(self, layers: Mapping[str, MoELayer]) -> None:
+        self.layers = dict(layers)
+        self._sums: Dict[str, Tensor] = {}
+
+    def see(self, samples: Iterable) -> None:
+        """Count the decisions that data samples carry, if any."""
+        for sample in samples:
+            for name, decision in sample.get('decisions', {}).items():
+                sums = _sums(decision.weights)
+                self._sums[name] = self._sums.get(name, 0) + sums
+
+    def result(self) -> Dict[str, Dict[str, float]]:
+        """By layer, over all ranks: ``input_dependence``, H(mean w) - mean
+        H(w) in bits, and ``living_experts``. Warns, and forgets."""
+        sums, self._sums = self._sums, {}
+        found = {}
+        for name, layer in self.layers.items():
+            # Every rank takes part, also one without such a decision.
+            device = next(layer.parameters()).device
+            total = sums.get(name, torch.zeros(2 * layer.num_experts + 2))
+            total = all_reduce_sum(total.to(device)).cpu()
+            number, entropy = total[:2].tolist()
+            if not number:
+                continue
+            weights, load = total[2:].chunk(2)
+            bits = max(_entropy(weights / number).item() - entropy / number, 0)
+            living = int((load > 0).sum())
+            found[name] = dict(input_dependence=bits, living_experts=living)
+            self._warn(name, layer, bits, living)
+        return found
+
+    def _warn(self, name: str, layer: MoELayer, bits: float,
+              living: int) -> None:
+        if not layer.gate.learned or layer.forcing is not None or (
+                layer.top_k == layer.num_experts):
+            return  # nothing to learn, or not what was learned
+        most = math.log2(layer.num_experts)
+        wrong = []
+        if bits < NEGLIGIBLE * most:
+            wrong.append(
+                f'its decisions do not depend on the input ({bits:.3f} of '
+                f'{most:.3g} bits)')
+        if living <= layer.top_k:
+            wrong.append(f'{living} of {layer.num_experts} experts are in use, '
+                         f'and top_k={layer.top_k}')
+        if wrong:
+            print_log(
+                f'The gate of {name} has collapsed: ' + ', and '.join(wrong) +
+                '. The layer is an ensemble of the same experts for '
+                'everything. A soft constraint that sees the logits of all '
+                "experts, such as dict(type='EntropyLoss'), or "
+                "hard_constraint=dict(type='LossFreeBias') brings experts "
+                'back; another scope gives the gate more to see.',
+                logger='current',
+                level=logging.WARNING)
+
+
+def _sums(weights: Tensor) -> Tensor:
+    """(N, E) -> N, the sum of the entropies, of the weights, and the loads."""
+    return torch.cat([
+        torch.tensor([float(len(weights)), _entropy(weights).sum()]),
+        weights.sum(dim=0), (weights > 0).sum(dim=0).float()
+    ]).double()
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """Bits along the last axis; 0 log 0 = 0."""
+    return torch.special.entr(p).sum(dim=-1) / math.log(2)
