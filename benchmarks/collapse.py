@@ -44,13 +44,18 @@ ROWS = {
     'KL 0.5 and relative 0.3': dict(
         soft_constraint=dict(type='KLLoss'),
         hard_constraint=dict(type='RelativeImportance')),
+    'loss-free 0.03, load': dict(
+        hard_constraint=dict(type='LossFreeBias', rate=0.03)),
+    'loss-free 0.03, importance': dict(
+        hard_constraint=dict(
+            type='LossFreeBias', rate=0.03, balances='importance')),
     'noise only': dict(noise=True),
     'router z 0.5': dict(soft_constraint=dict(type='RouterZLoss', weight=0.5)),
     'variance 0.5': dict(soft_constraint=dict(type='VarianceLoss')),
 }
 #: Those that have a gradient, or a mask, with K = 1.
 SINGLE = ('none', 'load 0.5, with noise', 'Switch 0.5', 'entropy 0.5',
-          'relative 0.3', 'mean 0.1', 'mean 0.01')
+          'relative 0.3', 'mean 0.1', 'mean 0.01', 'loss-free 0.03, load')
 
 
 class Toy:

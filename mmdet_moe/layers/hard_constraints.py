@@ -234,13 +234,17 @@ class LossFreeBias(HardConstraint):
         num_experts: E.
         top_k: K.
         rate: How far a bias moves in a step, in units of the logits.
+        balances: What becomes equal: the ``'load'``, as in the source, or the
+            ``'importance'`` (a variant of this project). With equal loads the
+            weights may still be unequal.
     """
-    observes = 'load'
 
-    def __init__(self, num_experts: int, top_k: int,
-                 rate: float = 1e-3) -> None:
+    def __init__(self, num_experts: int, top_k: int, rate: float = 1e-3,
+                 balances: str = 'load') -> None:
         super().__init__(num_experts, top_k)
         self.rate = check_number('rate', rate)
+        self.observes = check_choice('balances', balances,
+                                     ('load', 'importance'))
         self.register_buffer('selection_bias', torch.zeros(num_experts))
 
     def bias(self) -> Tensor:
@@ -250,4 +254,4 @@ class LossFreeBias(HardConstraint):
         self.selection_bias += self.rate * (observed.mean() - observed).sign()
 
     def extra_repr(self) -> str:
-        return f'rate={self.rate:g}'
+        return f'rate={self.rate:g}, balances={self.observes!r}'

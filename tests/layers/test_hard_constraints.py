@@ -3,7 +3,12 @@ import torch
 from torch import nn
 from twins import decided
 
-from mmdet_moe.layers import MeanImportance, MoELayer, RelativeImportance
+from mmdet_moe.layers import (
+    LossFreeBias,
+    MeanImportance,
+    MoELayer,
+    RelativeImportance,
+)
 from mmdet_moe.layers.hard_constraints import overused
 
 
@@ -77,6 +82,12 @@ def test_loss_free_bias_by_hand():
         assert routing.experts.flatten().tolist() == [1] * 6
         assert routing.weights[0].tolist() == [0, 1, 0]
         assert routing.changed.all() and not routing.masked.any()
+    # by importance: 5, 1, 0 of mean 2
+    constraint = LossFreeBias(3, 1, rate=0.4, balances='importance')
+    constraint.observe(torch.tensor([5.0, 1, 0]), torch.tensor([2.0, 2, 2]))
+    constraint.step()
+    torch.testing.assert_close(constraint.selection_bias,
+                               torch.tensor([-0.4, 0.4, 0.4]))
     with pytest.raises(ValueError, match='LoadLoss.*does not know of a bias'):
         MoELayer(lambda: nn.Conv2d(2, 2, 1), 2, noise=True,
                  soft_constraint=dict(type='LoadLoss'),
