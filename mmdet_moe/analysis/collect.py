@@ -140,7 +140,8 @@ class Collector:
         for sample, found, true in zip(samples, results, hits):
             height, width = sample.ori_shape[:2]
             self.pictures.append(
-                Picture(sample.img_id, sample.img_path, height, width))
+                Picture(sample.img_id, sample.img_path, height, width,
+                        self.coco.imgs[sample.img_id].get('domain')))
             objects = objects_of(sample, self.coco, self.cat_ids)
             if 'gt_origins' in sample:
                 self.levels_by = sample.gt_origins.levels_by

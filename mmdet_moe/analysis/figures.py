@@ -96,7 +96,7 @@ def usage_figure(name: str, table: dict) -> Illustration:
 
 def assignment_figures(name: str, table: dict) -> Iterator[Illustration]:
     """A heat map for each property of the objects."""
-    for by in ('size', 'level', 'class', 'supercategory'):
+    for by in ('size', 'level', 'class', 'supercategory', 'domain'):
         groups = {
             group: row
             for group, row in table['objects'].get(by, {}).items()

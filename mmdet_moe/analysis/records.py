@@ -17,11 +17,13 @@ from .interventions import Intervention
 
 @dataclass(frozen=True)
 class Picture:
-    """A test picture: its id in the annotation file, file, size in pixels."""
+    """A test picture: its id in the annotation file, file, size in pixels, and
+    its domain, if the file says one."""
     img_id: int
     path: str
     height: int
     width: int
+    domain: Optional[str] = None
 
 
 @dataclass(frozen=True)

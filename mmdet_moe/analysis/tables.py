@@ -133,6 +133,13 @@ def groupings(records: Records, things: Things) -> Dict[str, tuple]:
         of_label = np.array(
             [names.index(s) for s in records.supercategories])
         by['supercategory'] = (of_label[things.label], names)
+    domains = sorted({p.domain for p in records.pictures} - {None})
+    if len(domains) > 1:
+        of_picture = np.array([
+            -1 if p.domain is None else domains.index(p.domain)
+            for p in records.pictures
+        ])
+        by['domain'] = (of_picture[things.picture], domains)
     return by
 
 

@@ -53,7 +53,7 @@ def _knowledge(rows: Sequence[dict]) -> str:
     level = by.get(('level', False))
     beyond = {
         of: by.get((of, True)) or (by.get((of, False)) if level is None else
-                                   None) for of in ('size', 'class')
+                                   None) for of in ('size', 'class', 'domain')
     }
     known = {of: row for of, row in beyond.items() if row is not None}
     special = [of for of, row in known.items() if _tells(row)]
@@ -61,8 +61,7 @@ def _knowledge(rows: Sequence[dict]) -> str:
     told = f'{where} expert tells ' + ' and '.join(
         _part(of, row) for of, row in known.items()) + '.' if known else ''
     if special:
-        kind = ' and '.join('classes' if of == 'class' else 'sizes'
-                            for of in special)
+        kind = ' and '.join(_PLURAL[of] for of in special)
         start = f'The experts of this layer are specialists for {kind}.'
     elif level is not None and _tells(level):
         start = 'The experts of this layer are specialists for levels.'
@@ -70,6 +69,9 @@ def _knowledge(rows: Sequence[dict]) -> str:
         start = ('The experts of this layer are no specialists for levels, '
                  'sizes or classes.')
     return f'{start} {told}'.strip()
+
+
+_PLURAL = {'size': 'sizes', 'class': 'classes', 'domain': 'domains'}
 
 
 def _tells(row: dict) -> bool:

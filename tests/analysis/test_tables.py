@@ -6,7 +6,12 @@ import pytest
 from planted import decision, records
 
 from mmdet_moe.analysis.resampling import bootstrap_counts
-from mmdet_moe.analysis.tables import Options, _weight_intervals, layer_tables
+from mmdet_moe.analysis.tables import (
+    Options,
+    _weight_intervals,
+    groupings,
+    layer_tables,
+)
 from mmdet_moe.layers import PatchScope
 
 
@@ -80,3 +85,21 @@ def test_objects_of_a_picture_are_drawn_together():
     middle = np.array([[1, 1]] * 50)
     assert _weight_intervals(weights, group, 1, picture, middle)[0][0] == dict(
         low=0.75, high=0.75)
+
+
+def test_domains(tmp_path):
+    """An object has the domain of its picture, if that has one."""
+    plain = records(tmp_path)
+    pictures = [
+        replace(p, domain='late' if i >= 12 else 'early')
+        for i, p in enumerate(plain.pictures)
+    ]
+    by = groupings(replace(plain, pictures=pictures), plain.objects)
+    group, names = by['domain']
+    assert names == ['early', 'late']
+    assert group.tolist() == [0] * 24 + [1] * 24
+    assert 'domain' not in groupings(plain, plain.objects)
+    unknown = [*pictures[:-1], replace(pictures[-1], domain=None)]
+    group, _ = groupings(
+        replace(plain, pictures=unknown), plain.objects)['domain']
+    assert group.tolist()[-3:] == [1, -1, -1]
