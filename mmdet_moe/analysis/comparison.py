@@ -1,8 +1,10 @@
 """Runs side by side: what balance costs, and what it brings."""
 import json
+from itertools import combinations
 from pathlib import Path
-from typing import List, Sequence
+from typing import Iterator, List, Sequence
 
+import numpy as np
 from terminaltables import AsciiTable
 
 from mmdet_moe.files import DataError, write_text
@@ -10,6 +12,7 @@ from mmdet_moe.files import DataError, write_text
 from .average_precision import METRICS
 from .figures import comparison_figure
 from .report import FORMAT, render
+from .stability import Profile, stability
 
 #: What CocoMetric calls the metrics, in the JSON file that tools/test.py
 #: writes; so a detector without experts can be compared.
@@ -85,6 +88,7 @@ def compare(runs: Sequence[dict], out: Path) -> str:
             raise DataError(
                 ' and '.join(sizes) + ' were tested on different pictures or '
                 'objects, so they cannot be compared')
+    stable = list(_stabilities(reports))
     figure = comparison_figure(runs)
     figure.save(out.parent / 'figures')
     rows = [row for run in runs for row in _rows(run)]
@@ -92,11 +96,42 @@ def compare(runs: Sequence[dict], out: Path) -> str:
     rows = [{key: row.get(key) for key in columns} for row in rows]
     write_text(
         out,
-        render('comparison.html', runs=runs, rows=rows, figure=figure))
+        render('comparison.html', runs=runs, rows=rows, stable=stable,
+               figure=figure))
     table = AsciiTable([columns] + [[_cell(x) for x in row.values()]
                                     for row in rows]).table + '\n'
+    if stable:
+        table += AsciiTable(
+            [list(stable[0])] +
+            [[_cell(x) for x in row.values()] for row in stable],
+            'Stability').table + '\n'
     write_text(out.with_suffix('.txt'), table)
     return table
+
+
+def _stabilities(reports: Sequence[dict]) -> Iterator[dict]:
+    """A row for each pair of runs and each layer that both have."""
+    for one, other in combinations(reports, 2):
+        for name, layer in one['layers'].items():
+            twin = other['layers'].get(name)
+            if twin is None or twin['experts'] != layer['experts'] or not (
+                    'profile' in layer and 'profile' in twin):
+                continue
+            found = stability(
+                *(Profile(p['groups'], np.array(p['counts']),
+                          np.array(p['weights']))
+                  for p in (layer['profile'], twin['profile'])),
+                rng=np.random.default_rng(0))
+            if found is not None:
+                yield {
+                    'runs': f'{one["name"]}, {other["name"]}',
+                    'layer': name,
+                    'correlation': found.correlation,
+                    'by chance': found.chance,
+                    'p': found.p_value,
+                    'matches': ' '.join(
+                        f'{e}-{m}' for e, m in enumerate(found.matches))
+                }
 
 
 def _rows(run: dict) -> List[dict]:

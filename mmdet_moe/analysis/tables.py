@@ -18,6 +18,7 @@ from .effects import classes_in_json, effects, in_json, precisions
 from .information import expert_tells, input_dependence, level_tells
 from .records import LayerRecord, Records, Things
 from .resampling import bootstrap_counts, interval
+from .stability import profile
 from .verdict import verdict
 
 
@@ -102,7 +103,9 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         0 for regions and queries, and ``patches`` of each at most;
         importance, share, their CV and living experts, over all decisions,
         and of the first three ``intervals``; ``input_dependence``;
-        ``objects`` and ``true_positives`` by size, level, class and
+        ``coactivation``, E x E;
+        ``profile``, what each expert is used for by class, size and level
+        together; ``objects`` and ``true_positives`` by size, level, class and
         supercategory; ``specialisation``, what the expert tells of the
         objects.
     """
@@ -115,6 +118,8 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         **usage(layer.weights),
         intervals=_usage_intervals(layer, counts),
         input_dependence=_input_dependence(layer, counts),
+        coactivation=_coactivation(layer.weights),
+        profile=_profile(records, name),
         objects=_by_group(records, name, records.objects, counts),
         true_positives=_by_group(records, name, correct, counts),
         specialisation=_specialisation(records, name, options))
@@ -161,6 +166,18 @@ def _by_group(records: Records, name: str, things: Things,
     return tables
 
 
+def _profile(records: Records, name: str) -> dict:
+    things = records.objects[records.located(name, records.objects)]
+    by = groupings(records, things)
+    found = profile(
+        records.weights(name, things),
+        [by[key] for key in ('class', 'size', 'level') if key in by])
+    return dict(
+        groups=found.groups,
+        counts=found.counts.tolist(),
+        weights=found.weights.tolist())
+
+
 def _weight_intervals(weights: np.ndarray, group: np.ndarray, groups: int,
                       picture: np.ndarray,
                       counts: np.ndarray) -> List[List[Optional[dict]]]:
@@ -198,6 +215,19 @@ def _usage_intervals(layer: LayerRecord, counts: np.ndarray) -> dict:
             x.std(axis=1, ddof=1) /
             x.mean(axis=1) if layer.experts > 1 else np.zeros(len(x)))
     return result
+
+
+def _coactivation(weights: np.ndarray) -> List[List[Optional[float]]]:
+    """How often two experts are selected together, over how often they would
+    be if one did not depend on the other, E x E; None for an expert with
+    itself, and for one that is never selected."""
+    selected = (weights > 0).astype(float)
+    together = selected.T @ selected / len(selected)
+    share = selected.mean(axis=0)
+    expected = np.outer(share, share)
+    np.fill_diagonal(expected, 0)
+    return [[float(a / b) if b > 0 else None for a, b in zip(*rows)]
+            for rows in zip(together, expected)]
 
 
 def _input_dependence(layer: LayerRecord, counts: np.ndarray) -> dict:

@@ -8,6 +8,7 @@ from planted import decision, records
 from mmdet_moe.analysis.resampling import bootstrap_counts
 from mmdet_moe.analysis.tables import (
     Options,
+    _coactivation,
     _weight_intervals,
     groupings,
     layer_tables,
@@ -103,3 +104,14 @@ def test_domains(tmp_path):
     group, _ = groupings(
         replace(plain, pictures=unknown), plain.objects)['domain']
     assert group.tolist()[-3:] == [1, -1, -1]
+
+
+def test_coactivation_by_hand():
+    """Of four decisions two are for 0 and 1, and two for 0 and 2."""
+    weights = np.array([[.5, .5, 0, 0], [.5, .5, 0, 0], [.9, 0, .1, 0],
+                        [.9, 0, .1, 0]])
+    found = _coactivation(weights)
+    # 0 is always there: 1/2 over 1 x 1/2; 1 and 2 never meet
+    assert found[0] == [None, 1, 1, None]
+    assert found[1] == [1, None, 0, None]
+    assert found[3] == [None] * 4
