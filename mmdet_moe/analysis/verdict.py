@@ -1,14 +1,14 @@
 """What the numbers of a layer say, in words that are no stronger than they."""
 from typing import Dict, List, Optional, Sequence
 
+from mmdet_moe.layers.statistics import NEGLIGIBLE
+
 from .effects import SIZES
 
 #: p up to which something is told beyond chance.
 SIGNIFICANT = 0.05
 #: Part of what there is to tell from which experts are called specialists.
 SPECIALIST = 0.1
-#: Input-dependence below this part of log2 E is none.
-NEGLIGIBLE = 0.01
 
 
 def verdict(layer: dict, interventions: Sequence[dict]) -> List[str]:

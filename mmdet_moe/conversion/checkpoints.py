@@ -1,6 +1,8 @@
 """Checkpoints of dense detectors, and how a MoE detector takes one."""
+import os
 from typing import Dict, Mapping, Tuple
 
+import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
@@ -51,3 +53,20 @@ def load_dense(model: nn.Module, state: Mapping[str, Tensor],
             'must have the same backbone, neck, head and number of classes, '
             f'and no experts.\n{report}')
     return report
+
+
+def write_state(out: str, state: Mapping[str, Tensor], meta: Mapping,
+                **made: object) -> None:
+    """Write a checkpoint that was made of another one; whole, or not at all.
+
+    Args:
+        out: The file.
+        state: The weights.
+        meta: Of the other checkpoint; its classes are kept.
+        made: What else the meta information says: of what, and how.
+    """
+    kept = {k: meta[k] for k in ('dataset_meta', ) if k in meta}
+    part = f'{out}.part'
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    torch.save(dict(state_dict=state, meta=dict(made, **kept)), part)
+    os.replace(part, out)

@@ -17,7 +17,8 @@ _UNSTEADY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd,
              DropPath, nn.MultiheadAttention, MoELayer)
 
 
-DIFFERENT = 'the upcycled detector is not the dense one'
+DIFFERENT = ('the upcycled detector, which may not add anything to the '
+             'architecture, is not the dense one')
 
 
 @torch.no_grad()
@@ -54,8 +55,7 @@ def compare(dense: nn.Module, moe: nn.Module,
         if not difference < 1e-3:
             raise UpcyclingError(
                 f'{different}: {name} differs by {difference:.2g} of its '
-                'largest value. An architecture that adds to the dense one, '
-                'such as residual=True, cannot be upcycled')
+                'largest value')
     boxes = [outcome['boxes'] for outcome in outcomes]
     if not _same_rows(*boxes):
         raise UpcyclingError(

@@ -14,7 +14,7 @@ from mmdet_moe.files import DataError, write_text
 from mmdet_moe.layers import forced, moe_layers, prune_state
 from mmdet_moe.layers.checks import ConfigError, fail
 
-from .checkpoints import read_state
+from .checkpoints import read_state, write_state
 from .compare import compare
 from .upcycle import check_absent
 
@@ -54,7 +54,7 @@ def prune_detector(cfg: Config,
     config_out = str(Path(out).with_suffix('.py'))
     for path in (out, config_out):
         check_absent(path)
-    model = _build(cfg)
+    model = MODELS.build(copy.deepcopy(cfg.model))
     state, meta = read_state(checkpoint)
     _load(model, state, checkpoint)
     layers = moe_layers(model)
@@ -64,24 +64,15 @@ def prune_detector(cfg: Config,
     }
     for name, keep in kept.items():
         state = prune_state(state, name, layers[name], keep)
-    smaller = Config(copy.deepcopy(cfg._cfg_dict))
-    smaller.model = _pruned_model(cfg, kept)
-    pruned = _build(smaller)
+    smaller = _pruned_model(cfg, kept)
+    pruned = MODELS.build(copy.deepcopy(smaller))
     _load(pruned, state, 'the pruned state')
     with _all_dropped(model, drop):
         compared = compare(
             model, pruned, picture,
             different='the pruned detector is not the one without the experts')
-    write_text(config_out, _text(cfg, config, out, kept))
-    part = f'{out}.part'
-    torch.save(
-        dict(
-            state_dict=state,
-            meta=dict(
-                pruned_from=str(checkpoint),
-                **{k: meta[k]
-                   for k in ('dataset_meta', ) if k in meta})), part)
-    os.replace(part, out)
+    write_state(out, state, meta, pruned_from=str(checkpoint))
+    write_text(config_out, _text(cfg, config, out, smaller))
     before, after = (sum(p.numel() for p in m.parameters())
                      for m in (model, pruned))
     return (f'{compared}\n{before:,} parameters became {after:,}\n'
@@ -119,7 +110,8 @@ def unneeded(report: str, max_loss: float) -> Dict[str, List[int]]:
     for name, layer in layers.items():
         losses = sorted(
             (-100 * row['difference']['AP']['interval']['low'], row['value'])
-            for row in rows if row['layer'] == name)
+            for row in rows if row['layer'] == name
+            and row['difference']['AP']['interval'] is not None)
         left = max_loss
         for loss, expert in losses[:layer['experts'] - layer['top_k']]:
             left -= max(loss, 0)
@@ -141,10 +133,6 @@ def _chosen(layers: dict, drop: Experts) -> dict:
                 fail(f'drop, {name}', e,
                      f'an expert from 0 to {layers[name].num_experts - 1}')
     return {name: layers[name] for name in drop}
-
-
-def _build(cfg: Config) -> torch.nn.Module:
-    return MODELS.build(copy.deepcopy(cfg.model))
 
 
 def _load(model: torch.nn.Module, state: dict, name: str) -> None:
@@ -177,8 +165,7 @@ def _pruned_model(cfg: Config, kept: Experts) -> dict:
     return model
 
 
-def _text(cfg: Config, config: str, out: str, kept: Experts) -> str:
-    model = _pruned_model(cfg, kept)
+def _text(cfg: Config, config: str, out: str, model: dict) -> str:
     base = os.path.relpath(os.path.abspath(config),
                            os.path.dirname(os.path.abspath(out)))
     pruned = ',\n'.join(f'        {name!r}: {list(keep)}'

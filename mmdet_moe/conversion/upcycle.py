@@ -2,7 +2,6 @@
 import os
 from typing import Optional
 
-import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import nn
@@ -10,7 +9,7 @@ from torch import nn
 from mmdet_moe.layers import add_noise
 from mmdet_moe.layers.checks import check_number
 
-from .checkpoints import UpcyclingError, load_dense, read_state
+from .checkpoints import UpcyclingError, load_dense, read_state, write_state
 from .compare import compare
 from .dense_twin import dense_twin
 
@@ -78,17 +77,8 @@ def write_upcycled(moe: nn.Module,
     dense.load_state_dict(state)
     compared = compare(dense, moe, picture)
     add_noise(moe, noise)
-    part = f'{out}.part'
-    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    torch.save(
-        dict(
-            state_dict=moe.state_dict(),
-            meta=dict(
-                upcycled_from=str(checkpoint),
-                noise=noise,
-                **{k: meta[k]
-                   for k in ('dataset_meta', ) if k in meta})), part)
-    os.replace(part, out)
+    write_state(out, moe.state_dict(), meta, upcycled_from=str(checkpoint),
+                noise=noise)
     return f'{report}\n{compared}\nnoise {noise:g} added; {out} written'
 
 

@@ -5,6 +5,20 @@ from mmdet.registry import DATASETS
 from mmdet_moe.files import DataError
 
 
+def domain_of(image: dict, key: str, ann_file: str) -> str:
+    """The domain of a picture's entry in an annotation file.
+
+    Raises:
+        DataError: It has no such key.
+    """
+    if not isinstance(image.get(key), str):
+        raise DataError(
+            f"{ann_file}: the picture {image['file_name']} has no {key!r}; "
+            "every entry of 'images' needs the name of its domain under that "
+            'key')
+    return image[key]
+
+
 @DATASETS.register_module()
 class DomainCocoDataset(CocoDataset):
     """CocoDataset that brings along the domain of each picture.
@@ -27,11 +41,6 @@ class DomainCocoDataset(CocoDataset):
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """As of CocoDataset, with ``domain``."""
         info = super().parse_data_info(raw_data_info)
-        domain = raw_data_info['raw_img_info'].get(self.domain_key)
-        if not isinstance(domain, str):
-            raise DataError(
-                f"{self.ann_file}: the picture {info['img_path']} has no "
-                f"{self.domain_key!r}; every entry of 'images' needs the name "
-                'of its domain under that key')
-        info['domain'] = domain
+        info['domain'] = domain_of(
+            raw_data_info['raw_img_info'], self.domain_key, self.ann_file)
         return info

@@ -7,7 +7,7 @@ from mmdet.registry import METRICS
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from mmdet_moe.files import DataError
+from mmdet_moe.datasets.domains import domain_of
 from mmdet_moe.sizes import size_of
 
 #: Metrics of the table by domain, as CocoMetric names them.
@@ -41,12 +41,8 @@ class DomainCocoMetric(CocoMetric):
                              'annotation file whose pictures have domains')
         self.domains: Dict[str, List[int]] = {}
         for image in self._coco_api.dataset['images']:
-            if not isinstance(image.get(domain_key), str):
-                raise DataError(
-                    f"{kwargs.get('ann_file')}: the picture "
-                    f"{image['file_name']} has no {domain_key!r}; every entry "
-                    "of 'images' needs the name of its domain under that key")
-            self.domains.setdefault(image[domain_key], []).append(image['id'])
+            domain = domain_of(image, domain_key, kwargs.get('ann_file'))
+            self.domains.setdefault(domain, []).append(image['id'])
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
         """The scalars; prints the table by domain."""

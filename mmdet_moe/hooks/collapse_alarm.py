@@ -7,11 +7,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers import MoELayer, living_experts
 from mmdet_moe.layers.distributed import all_reduce_sum
-
-#: Input-dependence below this part of log2 E is none.
-NEGLIGIBLE = 0.01
+from mmdet_moe.layers.statistics import NEGLIGIBLE
 
 
 class CollapseAlarm:
@@ -38,19 +36,25 @@ class CollapseAlarm:
     def result(self) -> Dict[str, Dict[str, float]]:
         """By layer, over all ranks: ``input_dependence``, H(mean w) - mean
         H(w) in bits, and ``living_experts``. Warns, and forgets."""
-        sums, self._sums = self._sums, {}
+        own, self._sums = self._sums, {}
+        # Every rank takes part, also one without such a decision.
+        parts = [
+            own.get(name, torch.zeros(2 * layer.num_experts + 2)).double()
+            for name, layer in self.layers.items()
+        ]
+        if not parts:
+            return {}
+        device = next(next(iter(self.layers.values())).parameters()).device
+        total = all_reduce_sum(torch.cat(parts).to(device)).cpu()
         found = {}
-        for name, layer in self.layers.items():
-            # Every rank takes part, also one without such a decision.
-            device = next(layer.parameters()).device
-            total = sums.get(name, torch.zeros(2 * layer.num_experts + 2))
-            total = all_reduce_sum(total.to(device)).cpu()
-            number, entropy = total[:2].tolist()
+        for (name, layer), part in zip(self.layers.items(),
+                                       total.split(list(map(len, parts)))):
+            number, entropy = part[:2].tolist()
             if not number:
                 continue
-            weights, load = total[2:].chunk(2)
+            weights, load = part[2:].chunk(2)
             bits = max(_entropy(weights / number).item() - entropy / number, 0)
-            living = int((load > 0).sum())
+            living = living_experts(load)
             found[name] = dict(input_dependence=bits, living_experts=living)
             self._warn(name, layer, bits, living)
         return found

@@ -34,9 +34,6 @@ class KMeansHook(Hook):
         ValueError: No layer of the model has such a gate.
         DataError: There are fewer samples than experts.
     """
-    # Before MoEHook, so that its statistics are of this epoch's clusters.
-    priority = 'NORMAL'
-
     def __init__(self, pictures: int = 64, samples: int = 20000,
                  epochs: Optional[int] = None) -> None:
         self.pictures = check_int('KMeansHook.pictures', pictures, 1)

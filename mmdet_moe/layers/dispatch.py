@@ -151,10 +151,13 @@ def _run(expert: nn.Module, x: Tensor, part: Tensor, rows: Tensor) -> Tensor:
     """
     if x.dim() > 2 or part is x or not torch.is_grad_enabled():
         return expert(part)
-    place = part.data_ptr(), part.shape  # not the part, which would stay
+    # Not the part itself, which would stay in memory. An expert that works in
+    # place has changed it, which the version tells.
+    same = part.data_ptr(), part.shape, part._version
 
     def pack(saved: Tensor) -> Optional[Tensor]:
-        return None if (saved.data_ptr(), saved.shape) == place else saved
+        found = saved.data_ptr(), saved.shape, saved._version
+        return None if found == same else saved
 
     def unpack(saved: Optional[Tensor]) -> Tensor:
         return x.index_select(0, rows) if saved is None else saved

@@ -6,6 +6,8 @@ part of the samples that it was selected for.
 from torch import Tensor
 
 EPS = 1e-10
+#: Input-dependence below this part of log2 E is none.
+NEGLIGIBLE = 0.01
 
 
 def weighted_sum(counts: Tensor, values: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def test_fitted_before_each_epoch(tmp_path):
     train(tmp_path, model, hooks=HOOKS)
     gate = model.tower.gate
     assert gate.fitted and gate.centroids.unique(dim=0).shape == (3, 4)
-    # each cluster is the mean of the samples that are nearest to it
+    # each cluster is the nearest one of some sample
     features = torch.cat([
         gate.features(x[None]) for i in range(8)
         for full in [torch.randn(4, 6, 6, generator=torch.Generator(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from twins import assert_same, decided
+from twins import assert_same, decided, results
 
 from mmdet_moe.layers import (
     MoELayer,
@@ -117,6 +117,21 @@ def test_an_expert_that_works_in_place():
         assert_same(layer, [x])
         layer.eval()(x)
         assert torch.equal(x, before)
+
+
+def test_an_expert_of_rows_that_works_in_place_later():
+    """Its rows are not what they were when they are saved for the gradient."""
+    layer = MoELayer(
+        lambda: nn.Sequential(nn.Identity(), nn.ReLU(inplace=True),
+                              nn.Linear(6, 5)), 6,
+        num_experts=3, top_k=2, scope=dict(type='RowScope'))
+    nn.init.normal_(layer.gate.fc_weight, std=5)
+    x = [torch.randn(9, 6)]
+    found = results(layer, x, sparse_dispatch)
+    for expert in layer.experts:  # the reference hands x itself to each
+        expert[1].inplace = False
+    for a, b in zip(found, results(layer, x, dense_dispatch)):
+        torch.testing.assert_close(a, b)
 
 
 def test_one_sample():
