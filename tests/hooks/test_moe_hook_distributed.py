@@ -1,14 +1,12 @@
 """The hooks on two ranks: the same loss and the same constraint on both."""
 import logging
-import os
 from types import SimpleNamespace
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from ranks import on_ranks
 from torch import nn
 
 from mmdet_moe.hooks import FreezeHook, MoEHook
@@ -30,9 +28,7 @@ class Tower(BaseModel):
         return dict(loss_task=self.tower(self.stem(inputs)).pow(2).mean())
 
 
-def on_rank(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
+def on_rank(rank: int) -> tuple:
     torch.manual_seed(0)
     model = MMDistributedDataParallel(Tower(), device_ids=None)
     optimizer = OptimWrapper(
@@ -60,10 +56,8 @@ def on_rank(rank: int, port: int, folder: str) -> None:
         norm.running_mean for norm in model.modules()
         if isinstance(norm, nn.BatchNorm2d)
     ])
-    torch.save((torch.stack(states), statistics, kl, importance),
-               f'{folder}/{rank}.pth')
     train_frozen(rank)
-    dist.destroy_process_group()
+    return torch.stack(states), statistics, kl, importance
 
 
 def wrap(cfg, model):
@@ -86,9 +80,7 @@ def train_frozen(rank: int) -> None:
 
 
 def test_two_ranks_agree(tmp_path):
-    port = 20000 + (os.getpid() + 7) % 20000
-    mp.spawn(on_rank, (port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f'{r}.pth') for r in range(2))
+    first, second = on_ranks(on_rank, tmp_path)
     for a, b in zip(first[:2], second[:2]):
         assert torch.equal(a, b) and a.any()
     assert first[2:] == second[2:]

@@ -1,13 +1,11 @@
 """Two ranks with half of the samples each, against one process with all."""
 import copy
-import os
-from datetime import timedelta
 from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -54,33 +52,30 @@ def train_step(layer, forward, x):
     }
 
 
-def on_rank(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
+def on_rank(rank: int) -> dict:
+    results = {}
     for variant in OPTIONS:
         layer, x = build(variant)
         wrapped = DistributedDataParallel(layer)
         for _ in range(2):  # the second pass fails if a gradient was missing
             layer.zero_grad()
-            result = train_step(layer, wrapped, x[2 * rank:2 * rank + 2])
-            result = copy.deepcopy(result)
-        torch.save(result, f'{folder}/{variant}{rank}.pth')
-    dist.destroy_process_group()
+            results[variant] = copy.deepcopy(
+                train_step(layer, wrapped, x[2 * rank:2 * rank + 2]))
+    return results
 
 
 def test_two_ranks_equal_one_process(tmp_path):
-    port = 20000 + os.getpid() % 20000
-    mp.spawn(on_rank, (port, str(tmp_path)), nprocs=2)
+    results = on_ranks(on_rank, tmp_path)
     for variant in OPTIONS:
         layer, x = build(variant)
         for _ in range(2):
             layer.zero_grad()
             expected = train_step(layer, layer, x)
         assert expected['state'].any()
-        for rank in range(2):
-            result = torch.load(tmp_path / f'{variant}{rank}.pth')
+        for result in results:
             for name, value in expected.items():
-                assert torch.allclose(result[name], value, atol=1e-5), name
+                assert torch.allclose(
+                    result[variant][name], value, atol=1e-5), name
 
 
 # By rank, the sign of the features of each call, and the number of samples.
@@ -100,10 +95,7 @@ def sign_routed(**options):
     return layer
 
 
-def skipping(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2,
-                            timeout=timedelta(seconds=60))
+def skipping(rank: int) -> dict:
     reduce, count = dist.all_reduce, []
 
     def counted(tensor, *args, **kwargs):
@@ -136,15 +128,12 @@ def skipping(rank: int, port: int, folder: str) -> None:
     if rank == 0:
         layer(torch.zeros(0, 4, 2, 2))
     result['empty'] = layer.collect().losses['importance'].item()
-    torch.save(result, f'{folder}/{rank}.pth')
     dist.all_reduce = reduce
-    dist.destroy_process_group()
+    return result
 
 
 def test_a_rank_may_skip_a_layer(tmp_path):
-    port = 20000 + (os.getpid() + 27) % 20000
-    mp.spawn(skipping, (port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f'{r}.pth') for r in range(2))
+    first, second = on_ranks(skipping, tmp_path)
     assert first == second
     # Importance (3, 1, 0): variance 7/3 over the square of the mean 4/3. One
     # by one, of b (3, 0, 0) and (0, 1, 0): 3. Of a the first calls of both

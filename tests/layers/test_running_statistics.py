@@ -3,11 +3,8 @@
 Momentum 0.1: a batch with mean m and unbiased variance v moves the running
 mean from 0 to 0.1 m, and the running variance from 1 to 0.9 + 0.1 v.
 """
-import os
-
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_ranks
 from torch import nn
 
 from mmdet_moe.layers.running_statistics import SharedStatistics
@@ -30,9 +27,7 @@ def state(norm):
     ]
 
 
-def on_rank(rank, port, folder):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
+def on_rank(rank):
     experts = nn.ModuleList(nn.BatchNorm1d(1) for _ in range(2))
     without = nn.BatchNorm1d(1, track_running_stats=False)
     shared = SharedStatistics([experts, without])
@@ -45,14 +40,11 @@ def on_rank(rank, port, folder):
         result.append([state(norm) for norm in experts])
     shared.synchronise()  # nothing has moved
     result.append([state(norm) for norm in experts])
-    torch.save(result, f'{folder}/{rank}.pth')
-    dist.destroy_process_group()
+    return result
 
 
 def test_statistics_of_two_ranks(tmp_path):
-    port = 20000 + (os.getpid() + 17) % 20000
-    mp.spawn(on_rank, (port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f'{r}.pth') for r in range(2))
+    first, second = on_ranks(on_rank, tmp_path)
     assert first == second
     # Expert 0 moves as on rank 1: mean 0.1 * 6, then 0.9 * 0.6 + 0.6.
     # Expert 1 moves by the mean of 0.1 * 2 and 0.1 * 6, then to the mean of
