@@ -25,6 +25,8 @@ METRICS = {
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 MAX_DETECTIONS = 100
+#: Detections times resamples that are summed up together.
+MOST_AT_ONCE = 1_000_000
 #: A bit for each IoU threshold.
 BITS = 1 << np.arange(len(IOUS), dtype=np.int16)
 
@@ -134,13 +136,11 @@ class AveragePrecision:
             (R, classes, ranges of sizes, IoU thresholds); the first range is
             that of all sizes. NaN where there is no object.
         """
-        curves = self._curves()
         found = np.full((len(counts), len(self.cat_ids), 4, len(IOUS)), np.nan)
-        for r, times in enumerate(counts):
-            weight = np.zeros(len(times))
-            weight[self._order] = times
-            for (category, size), curve in curves.items():
-                found[r, category, size] = curve.precision(weight)
+        weights = np.zeros((len(counts), len(self._order)))
+        weights[:, self._order] = counts
+        for (category, size), curve in self._curves().items():
+            found[:, category, size] = curve.precision(weights)
         return found
 
     def _curves(self) -> Dict[tuple, '_Curve']:
@@ -224,22 +224,35 @@ class _Curve:
                              for key in ('hits', 'misses'))
         self.hits = [row.nonzero()[0] for row in hits]
 
-    def precision(self, weight: np.ndarray) -> np.ndarray:
-        """Mean precision over 101 recalls, (IoU thresholds,); weight (I,).
+    def precision(self, weights: np.ndarray) -> np.ndarray:
+        """Mean precision over 101 recalls, (R, IoU thresholds), of weights
+        (R, I) of the pictures; NaN where these have no object.
 
         The arithmetic is COCOeval's, at the hits only: recall grows there,
         and between two of them precision falls.
         """
-        total = weight[self.objects['place']] @ self.objects['number']
-        if total == 0:
-            return np.full(len(IOUS), np.nan)
-        times = weight[self.place]
-        means = np.zeros(len(IOUS))
-        for t, at in enumerate(self.hits):
-            hits = np.cumsum(times[at])
-            misses = np.cumsum(times * self.misses[t])[at]
-            precision = hits / (hits + misses + np.spacing(1))
-            envelope = np.maximum.accumulate(precision[::-1])[::-1]
-            first = np.searchsorted(hits / total, RECALLS, side='left')
-            means[t] = envelope[first[first < len(at)]].sum() / len(RECALLS)
+        total = weights[:, self.objects['place']] @ self.objects['number']
+        means = np.full((len(weights), len(IOUS)), np.nan)
+        some = total.nonzero()[0]
+        # As many at once as fit into some tens of megabytes.
+        at_once = max(1, MOST_AT_ONCE // max(1, len(self.place)))
+        for rows in np.split(some, range(at_once, len(some), at_once)):
+            times = weights[rows][:, self.place]
+            for t, at in enumerate(self.hits):
+                means[rows, t] = _mean_precision(
+                    np.cumsum(times[:, at], axis=1),
+                    np.cumsum(times * self.misses[t], axis=1)[:, at],
+                    total[rows])
         return means
+
+
+def _mean_precision(hits: np.ndarray, misses: np.ndarray,
+                    total: np.ndarray) -> np.ndarray:
+    """Of n hits, best first, in R resamples: so many hits and misses up to
+    each (R, n), out of so many objects (R,) -> (R,)."""
+    precision = hits / (hits + misses + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    # How many of the 101 recalls each hit is the first to reach.
+    reached = np.searchsorted(RECALLS, hits / total[:, None], side='right')
+    first = np.diff(reached, axis=1, prepend=0)
+    return (envelope * first).sum(axis=1) / len(RECALLS)

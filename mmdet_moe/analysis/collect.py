@@ -18,19 +18,14 @@ from mmdet_moe.evaluation.objects import (
     objects_of,
 )
 from mmdet_moe.files import DataError
-from mmdet_moe.layers import Decision, moe_layers, rows_at
+from mmdet_moe.layers import Decision, MoELayer, moe_layers, rows_at
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.models.reporting import report_decisions
 from mmdet_moe.sizes import SIZES, size_of
 
 from .average_precision import AveragePrecision
-from .interventions import (
-    Intervention,
-    KeptFeatures,
-    before_the_head,
-    features_kept,
-    outputs_kept,
-)
+from .interventions import Intervention
+from .kept import outputs_kept
 from .records import LayerRecord, Picture, Records, Things
 
 
@@ -78,7 +73,7 @@ class Collector:
     @torch.no_grad()
     def process(self, batch: dict) -> None:
         """Run the detector on a batch, once as it is and once for each
-        intervention; backbone and neck are run once where they can be.
+        intervention; what does not depend on it is run once.
 
         Raises:
             DataError: A gate gives NaN.
@@ -87,19 +82,21 @@ class Collector:
         for sample in data['data_samples']:
             # Whatever the pipeline loads, the objects are those of the file.
             sample.gt_instances = self._annotated(sample)
-        with features_kept(self.model) as features:
+        with outputs_kept(self.model, self._overruled()) as kept:
             samples = self.model(**data, mode='predict')
             self._check(samples)
             self._keep(samples)
             for sample in data['data_samples']:
                 del sample.gt_instances  # need no levels once more
-            with outputs_kept(self.layers), \
-                    self.model.decision_reporter.paused():
+            with self.model.decision_reporter.paused():
                 for intervention, ap in self._wanted().items():
-                    if ap is not self.ap:
-                        samples = self._run(data, intervention, features)
-                        ap.add([s.img_id for s in samples],
-                               [_found(detections_of(s)) for s in samples])
+                    if ap is self.ap:
+                        continue
+                    with kept.overruled(intervention.layer), \
+                            intervention.applied(self.model):
+                        samples = self.model(**data, mode='predict')
+                    ap.add([s.img_id for s in samples],
+                           [_found(detections_of(s)) for s in samples])
 
     def _annotated(self, sample) -> InstanceData:
         boxes, labels, _ = annotated(self.coco, self.cat_ids, sample.img_id)
@@ -125,13 +122,8 @@ class Collector:
             if i.layer not in self.left_out
         }
 
-    def _run(self, data: dict, intervention: Intervention,
-             features: KeptFeatures) -> list:
-        with intervention.applied(self.model):
-            if not before_the_head(intervention.layer):
-                return self.model(**data, mode='predict')
-            with features.aside():
-                return self.model(**data, mode='predict')
+    def _overruled(self) -> Dict[str, MoELayer]:
+        return {i.layer: self.layers[i.layer] for i in self.interventions}
 
     def _keep(self, samples: list) -> None:
         results = [detections_of(sample) for sample in samples]

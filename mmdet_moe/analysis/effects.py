@@ -1,19 +1,36 @@
 """What becomes of AP under interventions: differences, with intervals."""
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .average_precision import METRICS, AveragePrecision, by_class, metrics_of
-from .dissociation import Losses
+from .dissociation import Losses, double_dissociations
 from .records import Records
 from .resampling import interval
 
 #: Metrics by size, and what they are about.
 SIZES = dict(AP_S='small objects', AP_M='medium objects', AP_L='large objects')
+ALL = 'all objects'
+
+
+@dataclass
+class Lost:
+    """What groups of objects lose, by layer.
+
+    Attributes:
+        without: By expert, without it.
+        replaced: By pair of experts, when the second one does what the first
+            one is selected for.
+    """
+    without: Dict[int, Losses] = field(default_factory=dict)
+    replaced: Dict[Tuple[int, int], Losses] = field(default_factory=dict)
 
 
 def effects(records: Records, base: np.ndarray, counts: np.ndarray
-            ) -> Tuple[List[dict], Dict[str, Dict[int, Losses]]]:
+            ) -> Tuple[List[dict], Dict[str, Lost]]:
     """AP under each intervention, and the difference to the model as it is.
 
     Both are of the same resample, so that the interval is of the difference.
@@ -24,11 +41,11 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
         counts: (R, I) how often each picture is in each resample.
 
     Returns:
-        A row for each intervention; and by layer and expert what each group
-        of objects, by size and by class, loses without that expert.
+        A row for each intervention; and by layer what each group of objects,
+        by size and by class, loses, and all objects together.
     """
     rows: List[dict] = []
-    losses: Dict[str, Dict[int, Losses]] = {}
+    lost: Dict[str, Lost] = defaultdict(Lost)
     for intervention, ap in records.interventions.items():
         own = base if ap is records.ap else precisions(ap, counts)
         before, after = metrics_of(base), metrics_of(own)
@@ -44,14 +61,62 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
                      for name in METRICS}),
                 difference_by_class=_classes(
                     by_class(own) - by_class(base), records.classes)))
+        losses = {
+            **{group: before[name] - after[name]
+               for name, group in SIZES.items()},
+            **{f'objects of class {name}': of_class for name, of_class in zip(
+                records.classes, by_class(base) - by_class(own))}
+        }
         if intervention.kind == 'drop':
-            losses.setdefault(intervention.layer, {})[intervention.value] = {
-                **{group: before[name] - after[name]
-                   for name, group in SIZES.items()},
-                **{f'objects of class {name}': lost for name, lost in zip(
-                    records.classes, by_class(base) - by_class(own))}
-            }
-    return rows, losses
+            lost[intervention.layer].without[intervention.value] = losses
+        elif intervention.kind == 'replace':
+            lost[intervention.layer].replaced[intervention.value] = dict(
+                losses, **{ALL: before['AP'] - after['AP']})
+    return rows, lost
+
+
+def functions(lost: Lost) -> dict:
+    """Whether the experts of a layer can do different things.
+
+    Returns:
+        ``dissociations``, by what is lost without an expert; ``by_others``:
+        by expert, what each group loses on the mean when another expert does
+        what this one is selected for; ``dissociations_by_others``, by that;
+        ``not_interchangeable``: pairs of experts neither of which can do the
+        work of the other, with what all objects lose.
+    """
+    by_others = {
+        e: {
+            group: np.mean([losses[group] for (selected, _), losses in
+                            lost.replaced.items() if selected == e], axis=0)
+            for group in (ALL, *groups)
+        }
+        for e, groups in lost.without.items() if lost.replaced
+    }
+    pairs = []
+    for e, f in combinations(by_others, 2):
+        both = in_json({
+            i: lost.replaced[pair][ALL]
+            for i, pair in enumerate(((e, f), (f, e)))
+        })
+        if all(_above_0(x['interval']) for x in both.values()):
+            pairs.append(dict(experts=[e, f], lost=[both[0], both[1]]))
+    return dict(
+        dissociations=_dissociations(lost.without),
+        by_others=[in_json(groups) for groups in by_others.values()],
+        dissociations_by_others=_dissociations({
+            e: {group: x for group, x in groups.items() if group != ALL}
+            for e, groups in by_others.items()
+        }),
+        not_interchangeable=pairs)
+
+
+def _dissociations(losses: Dict[int, Losses]) -> List[dict]:
+    return [asdict(x) for x in double_dissociations(losses)]
+
+
+def _above_0(range_: Optional[dict]) -> bool:
+    return range_ is not None and range_['low'] > 0
 
 
 def precisions(ap: AveragePrecision, counts: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def interventions_figures(name: str,
                           rows: Sequence[dict]) -> Iterator[Illustration]:
     """What AP loses or gains, and AP over K'."""
     keys = ('AP', 'AP_S', 'AP_M', 'AP_L')
-    changes = [row for row in rows if row['kind'] != 'top_k']
+    changes = [row for row in rows if row['kind'] in ('expert', 'drop')]
     if changes:
         labels = [
             f'{row["value"]} alone' if row['kind'] == 'expert' else

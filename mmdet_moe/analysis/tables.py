@@ -13,8 +13,13 @@ from mmdet_moe.layers.checks import check_int, fail
 from mmdet_moe.sizes import SIZES
 
 from .average_precision import metrics_of
-from .dissociation import double_dissociations
-from .effects import classes_in_json, effects, in_json, precisions
+from .effects import (
+    classes_in_json,
+    effects,
+    functions,
+    in_json,
+    precisions,
+)
 from .information import expert_tells, input_dependence, level_tells
 from .records import LayerRecord, Records, Things
 from .resampling import bootstrap_counts, interval
@@ -55,8 +60,9 @@ def make_tables(records: Records, options: Options) -> dict:
         ``num_images``, ``num_objects``, ``num_true_positives``; ``options``;
         ``levels_by``, how objects got their levels;
         ``ap``, and ``ap_by_class``; ``layers``, by name, as
-        :func:`layer_tables` gives them, with ``dissociations`` of its experts
-        and a ``verdict`` in words; ``interventions``, a list.
+        :func:`layer_tables` gives them, with ``functions`` of its experts, as
+        :func:`.effects.functions` gives them, and a ``verdict`` in words;
+        ``interventions``, a list.
     """
     rng = np.random.default_rng(options.seed)
     counts = bootstrap_counts(
@@ -64,14 +70,12 @@ def make_tables(records: Records, options: Options) -> dict:
     detected = records.detections
     correct = detected[detected.true & (detected.score >= options.score_thr)]
     base = precisions(records.ap, counts)
-    rows, losses = effects(records, base, counts)
+    rows, lost = effects(records, base, counts)
     layers = {}
     for name in records.layers:
         table = layer_tables(
             records, name, correct=correct, counts=counts, options=options)
-        table['dissociations'] = [
-            asdict(x) for x in double_dissociations(losses.get(name, {}))
-        ]
+        table['functions'] = functions(lost[name])
         table['verdict'] = verdict(
             table, [row for row in rows if row['layer'] == name])
         layers[name] = table

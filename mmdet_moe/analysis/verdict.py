@@ -16,13 +16,13 @@ def verdict(layer: dict, interventions: Sequence[dict]) -> List[str]:
 
     Args:
         layer: Its tables, as ``layer_tables`` gives them, with
-            ``dissociations``.
+            ``functions``.
         interventions: Those of this layer.
     """
     return [
         sentence for sentence in (
             _routing(layer), _knowledge(layer['specialisation']),
-            *_needs(interventions), _dissociations(layer, interventions))
+            *_needs(interventions), *_functions(layer, interventions))
         if sentence
     ]
 
@@ -108,20 +108,39 @@ def _needs(interventions: Sequence[dict]) -> List[str]:
     return said
 
 
-def _dissociations(layer: dict, interventions: Sequence[dict]) -> str:
+def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
+    """Whether the experts can do different things."""
     if not any(row['kind'] == 'drop' for row in interventions):
-        return ''
-    found = layer['dissociations']
+        return []
+    functions = layer['functions']
+    said = []
+    if functions['by_others']:
+        pairs = layer['experts'] * (layer['experts'] - 1) // 2
+        said.append(
+            f'{len(functions["not_interchangeable"])} of {pairs} pairs of '
+            'experts are not interchangeable: AP falls when either does what '
+            'the other is selected for.')
+    return said + [
+        _dissociations(functions['dissociations'], 'without {}'),
+        *([_dissociations(functions['dissociations_by_others'],
+                          'when other experts do the work of {}')]
+          if functions['by_others'] else [])
+    ]
+
+
+def _dissociations(found: Sequence[dict], how: str) -> str:
     if not found:
-        return ('No two experts are doubly dissociated: it is not shown that '
-                'they can do different things.')
+        return ('No two experts are doubly dissociated by what is lost '
+                f'{how.format("either")}: that they can do different things '
+                'is not shown by this.')
     one = found[0]
     (e, f), (g, h) = one['experts'], one['groups']
     many = ('1 pair of experts is doubly dissociated:' if len(found) == 1 else
             f'{len(found)} pairs of experts are doubly dissociated, such as '
             f'{e} and {f}:')
     return (f'{many} {g} lose {_change(one["more"][0])} points more '
-            f'without {e}, and {h} {_change(one["more"][1])} more without {f}.')
+            f'{how.format(e)}, and {h} {_change(one["more"][1])} more '
+            f'{how.format(f)}.')
 
 
 def _groups(row: dict) -> Dict[str, dict]:

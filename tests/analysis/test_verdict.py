@@ -38,7 +38,8 @@ def row(of, given_level, part, p):
 def layer(*rows, bits=0.5, living=4, dissociations=()):
     return dict(
         experts=4, living_experts=living, specialisation=rows,
-        dissociations=list(dissociations), input_dependence=dict(
+        functions=dict(dissociations=list(dissociations), by_others=[]),
+        input_dependence=dict(
             most=2.0, all=dict(bits=bits, interval=dict(low=bits, high=bits))))
 
 
@@ -102,5 +103,5 @@ def test_what_is_lost():
     assert verdict(layer(*LEVELS), [dropped(0)])[1:] == [
         '0 of 4 intervals of what sizes and classes lose without an expert '
         'are below 0; by chance alone it would be about 0.1.',
-        'No two experts are doubly dissociated: it is not shown that they can '
-        'do different things.']
+        'No two experts are doubly dissociated by what is lost without either: '
+        'that they can do different things is not shown by this.']
