@@ -35,7 +35,7 @@ def test_report(report, shapes):
     assert not re.findall(r'\b(?:nan|inf|none\.)\b', words, re.IGNORECASE)
     numbers = json.loads((report / 'report.json').read_text(),
                          parse_constant=no_constants)
-    assert len(numbers['interventions']) == 2 * (4 + 4 + 4)
+    assert len(numbers['interventions']) == 2 * (4 + 4 + 12 + 4)
     table = numbers['layers']['bbox_head.cls_subnet']
     objects = table['objects']
     total = sum(row['count'] for row in objects['size'].values())
