@@ -1,17 +1,18 @@
 """COCO's average precision that can be resampled over pictures.
 
-COCOeval matches detections with objects, picture by picture; what is kept of
-that is a few arrays per class and range of sizes. From these AP follows for
+Detections are matched with objects picture by picture; what is kept of that is
+a few arrays per class and range of sizes. From these AP follows for
 any multiset of the pictures, which is what a bootstrap needs, without matching
 again.
 """
-import contextlib
-import io
-from typing import Dict, List, Sequence
+from collections import defaultdict
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from scipy.sparse import csr_array
+
+from .matching import IOUS, Matches, match
 
 #: What is reported: (index of the size range, IoU threshold or None for all).
 METRICS = {
@@ -22,11 +23,7 @@ METRICS = {
     'AP_M': (2, None),
     'AP_L': (3, None)
 }
-IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-MAX_DETECTIONS = 100
-#: Detections times resamples that are summed up together.
-MOST_AT_ONCE = 1_000_000
 #: A bit for each IoU threshold.
 BITS = 1 << np.arange(len(IOUS), dtype=np.int16)
 
@@ -78,8 +75,8 @@ class AveragePrecision:
         # COCOeval takes pictures in the order of their ids.
         self._place = {i: n for n, i in enumerate(sorted(img_ids))}
         self._order = np.array([self._place[i] for i in img_ids])
-        self._objects: List[np.ndarray] = []
-        self._detections: List[np.ndarray] = []
+        self._objects = [np.empty(0, OBJECTS)]
+        self._detections = [np.empty(0, DETECTIONS)]
 
     def add(self, img_ids: Sequence[int],
             detections: Sequence[dict]) -> List[np.ndarray]:
@@ -93,23 +90,28 @@ class AveragePrecision:
         Returns:
             For each picture (n,) bool: true positives at IoU 0.5.
         """
-        results, owner = [], []
-        for i, (img_id, found) in enumerate(zip(img_ids, detections)):
-            for j, (box, score, label) in enumerate(
-                    zip(found['bboxes'].tolist(), found['scores'].tolist(),
-                        found['labels'].tolist())):
-                x1, y1, x2, y2 = box
-                results.append(
-                    dict(
-                        image_id=img_id,
-                        category_id=self.cat_ids[label],
-                        bbox=[x1, y1, x2 - x1, y2 - y1],
-                        score=score))
-                owner.append((i, j))
-        hits = [np.zeros(len(found['scores']), bool) for found in detections]
-        for found in self._match(img_ids, results):
-            i, j = owner[found - 1]  # loadRes counts from 1
-            hits[i][j] = True
+        hits = []
+        kept: List[Tuple[np.ndarray, np.ndarray]] = []
+        for img_id, found in zip(img_ids, detections):
+            true = np.zeros(len(found['scores']), bool)
+            annotations = defaultdict(list)
+            for annotation in self.coco.imgToAnns[img_id]:
+                annotations[annotation['category_id']].append(annotation)
+            for label, category in enumerate(self.cat_ids):
+                rows = (found['labels'] == label).nonzero()[0]
+                if len(rows) or category in annotations:
+                    boxes, scores = (found[key][rows].astype(float)
+                                     for key in ('bboxes', 'scores'))
+                    boxes[:, 2:] -= boxes[:, :2]
+                    matches = match(boxes, scores, annotations[category])
+                    kept.append(_kept((label, self._place[img_id]), matches,
+                                      scores))
+                    true[rows[matches.detections[matches.hits[0, 0]]]] = True
+            hits.append(true)
+        if kept:
+            for have, new in zip((self._objects, self._detections),
+                                 zip(*kept)):
+                have.append(np.concatenate(new))
         return hits
 
     def __call__(self) -> Dict[str, float]:
@@ -154,58 +156,27 @@ class AveragePrecision:
                             for x in (detections, objects))
         return {
             divmod(int(k), 4): _Curve(objects[objects_key == k],
-                                      detections[key == k])
+                                      detections[key == k], len(self._order))
             for k in np.unique(objects_key)
         }
 
-    def _only(self, img_ids: Sequence[int]) -> COCO:
-        """The annotations of some pictures.
 
-        Copies, because COCOeval overwrites what they say of ``ignore``; and
-        few, because it indexes all that it is given.
-        """
-        coco = COCO()
-        coco.dataset = dict(
-            images=[self.coco.imgs[i] for i in img_ids],
-            annotations=[
-                dict(a) for i in img_ids for a in self.coco.imgToAnns[i]
-            ],
-            categories=list(self.coco.cats.values()))
-        coco.createIndex()
-        return coco
-
-    def _match(self, img_ids: Sequence[int],
-               results: List[dict]) -> List[int]:
-        """Run COCOeval and keep what counts; the ids of true positives."""
-        with contextlib.redirect_stdout(io.StringIO()):
-            annotated = self._only(img_ids)
-            found = annotated.loadRes(results) if results else COCO()
-            evaluation = COCOeval(annotated, found, 'bbox')
-            evaluation.params.imgIds = list(img_ids)
-            evaluation.params.catIds = self.cat_ids
-            evaluation.params.iouThrs = IOUS
-            evaluation.params.maxDets = [MAX_DETECTIONS]
-            evaluation.evaluate()
-        label = {c: n for n, c in enumerate(self.cat_ids)}
-        ranges = [tuple(r) for r in evaluation.params.areaRng]
-        objects, detections, true = [], [], []
-        for cell in filter(None, evaluation.evalImgs):
-            size = ranges.index(tuple(cell['aRng']))
-            where = (label[cell['category_id']], size,
-                     self._place[cell['image_id']])
-            number = int((np.asarray(cell['gtIgnore']) == 0).sum())
-            objects.append((*where, number))
-            counted = cell['dtIgnore'] == 0
-            hits = (cell['dtMatches'] > 0) & counted
-            misses = counted & ~hits
-            for i in counted.any(axis=0).nonzero()[0]:
-                detections.append((*where, cell['dtScores'][i],
-                                   hits[:, i] @ BITS, misses[:, i] @ BITS))
-                if size == 0 and hits[0, i]:
-                    true.append(cell['dtIds'][i])
-        self._objects.append(np.array(objects, OBJECTS))
-        self._detections.append(np.array(detections, DETECTIONS))
-        return true
+def _kept(where: Tuple[int, int], matches: Matches,
+          scores: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """What AP depends on, of a class and a picture: ``OBJECTS`` and
+    ``DETECTIONS``."""
+    sizes = matches.objects.nonzero()[0]
+    objects = np.empty(len(sizes), OBJECTS)
+    objects['category'], objects['place'] = where
+    objects['size'], objects['number'] = sizes, matches.objects[sizes]
+    sizes, which = (matches.hits | matches.misses).any(axis=1).nonzero()
+    detections = np.empty(len(sizes), DETECTIONS)
+    detections['category'], detections['place'] = where
+    detections['size'] = sizes
+    detections['score'] = scores[matches.detections[which]]
+    for key in ('hits', 'misses'):
+        detections[key] = getattr(matches, key)[sizes, :, which] @ BITS
+    return objects, detections
 
 
 class _Curve:
@@ -214,15 +185,16 @@ class _Curve:
     Args:
         objects: ``OBJECTS`` of each picture.
         detections: ``DETECTIONS``, best first.
+        pictures: How many there are.
     """
 
-    def __init__(self, objects: np.ndarray, detections: np.ndarray) -> None:
-        self.objects = objects
+    def __init__(self, objects: np.ndarray, detections: np.ndarray,
+                 pictures: int) -> None:
+        self.objects, self.pictures = objects, pictures
         self.place = detections['place']
         # (IoU thresholds, detections)
-        hits, self.misses = ((detections[key] & BITS[:, None]) > 0
-                             for key in ('hits', 'misses'))
-        self.hits = [row.nonzero()[0] for row in hits]
+        self.hits, self.misses = ((detections[key] & BITS[:, None]) > 0
+                                  for key in ('hits', 'misses'))
 
     def precision(self, weights: np.ndarray) -> np.ndarray:
         """Mean precision over 101 recalls, (R, IoU thresholds), of weights
@@ -234,25 +206,33 @@ class _Curve:
         total = weights[:, self.objects['place']] @ self.objects['number']
         means = np.full((len(weights), len(IOUS)), np.nan)
         some = total.nonzero()[0]
-        # As many at once as fit into some tens of megabytes.
-        at_once = max(1, MOST_AT_ONCE // max(1, len(self.place)))
-        for rows in np.split(some, range(at_once, len(some), at_once)):
-            times = weights[rows][:, self.place]
-            for t, at in enumerate(self.hits):
-                means[rows, t] = _mean_precision(
-                    np.cumsum(times[:, at], axis=1),
-                    np.cumsum(times * self.misses[t], axis=1)[:, at],
-                    total[rows])
+        for t, (hits, misses) in enumerate(zip(self.hits, self.misses)):
+            at = hits.nonzero()[0]
+            up_to = [
+                np.cumsum(self._between(at, which) @ weights[some].T, axis=0)
+                for which in (at, misses.nonzero()[0])
+            ]
+            means[some, t] = _mean_precision(*up_to, total[some])
         return means
+
+    def _between(self, at: np.ndarray, which: np.ndarray) -> csr_array:
+        """(n, I) how many of the detections ``which`` of each picture come
+        after the hit before each of the n hits, up to it."""
+        segment = np.searchsorted(at, which)
+        before = segment < len(at)  # what comes after the last hit
+        return csr_array(
+            (np.ones(before.sum()), (segment[before],
+                                     self.place[which][before])),
+            shape=(len(at), self.pictures))
 
 
 def _mean_precision(hits: np.ndarray, misses: np.ndarray,
                     total: np.ndarray) -> np.ndarray:
     """Of n hits, best first, in R resamples: so many hits and misses up to
-    each (R, n), out of so many objects (R,) -> (R,)."""
+    each (n, R), out of so many objects (R,) -> (R,)."""
     precision = hits / (hits + misses + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     # How many of the 101 recalls each hit is the first to reach.
-    reached = np.searchsorted(RECALLS, hits / total[:, None], side='right')
-    first = np.diff(reached, axis=1, prepend=0)
-    return (envelope * first).sum(axis=1) / len(RECALLS)
+    reached = np.searchsorted(RECALLS, hits / total, side='right')
+    first = np.diff(reached, axis=0, prepend=0)
+    return (envelope * first).sum(axis=0) / len(RECALLS)

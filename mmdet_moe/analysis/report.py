@@ -243,6 +243,10 @@ def _notes(records: Records) -> List[str]:
     if absent:
         notes.append('No object of these classes is in the test pictures, '
                      'they count for nothing: ' + ', '.join(absent) + '.')
+    if 0 in records.ap.coco.anns:
+        notes.append('An annotation has the id 0. COCOeval, and so AP here '
+                     'and in the log, counts this object as never found: '
+                     'number annotations from 1.')
     for i, size in enumerate(SIZES):
         if not (records.objects.size == i).any():
             notes.append(f'No test picture has a {size} object, so there is '

@@ -14,7 +14,7 @@ from mmdet_moe.analysis.average_precision import (
 )
 
 
-def dataset(pictures=12, seed=0):
+def dataset(pictures=12, seed=0, first_id=1):
     """Objects of all sizes; detections near them, beside them, and missing."""
     rng = np.random.default_rng(seed)
     images, annotations, detections = [], [], []
@@ -26,7 +26,7 @@ def dataset(pictures=12, seed=0):
             w, h = rng.choice([15, 60, 140], 2) + rng.uniform(0, 9, 2)
             category = int(rng.integers(1, 3))
             annotations.append(
-                dict(id=len(annotations) + 1, image_id=10 * i + 3,
+                dict(id=first_id + len(annotations), image_id=10 * i + 3,
                      category_id=category, bbox=[x, y, w, h], area=w * h,
                      iscrowd=int(rng.random() < 0.1)))
             for shift in rng.choice([0.5, 4, 40], rng.integers(0, 3)):
@@ -75,7 +75,8 @@ def ap_of(coco, img_ids, detections, batch=5):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_it_is_coco_s(tmp_path, seed):
-    content, detections = dataset(seed=seed)
+    # COCOeval does not see that the object with the id 0 is found
+    content, detections = dataset(seed=seed, first_id=seed % 2)
     coco = coco_of(content, tmp_path)
     img_ids = [i['id'] for i in content['images']]
     # the order in which pictures come does not matter
