@@ -1,9 +1,9 @@
-"""Interventions on kept features, and as separate runs: time and AP.
+"""Interventions on kept outputs, and as separate runs: time and AP.
 
     python benchmarks/interventions.py CONFIG CHECKPOINT [--cfg-options ...]
 
-Every expert of the head forced and dropped, and K' = 1..E. Once as the report
-does it, backbone, neck and experts computed once for each batch; once as a
+Every expert forced, dropped and replaced, and K' = 1..E. Once as the report
+does it, what does not depend on them computed once for each batch; once as a
 test run for each of them, in one process with the model loaded and the data
 checked, so that only loading pictures, the detector and CocoMetric are
 counted. Both include the model as it is. Printed are the seconds of both, their
@@ -21,9 +21,9 @@ from mmengine.logging import MMLogger
 from mmdet_moe.analysis.average_precision import METRICS
 from mmdet_moe.analysis.collect import collect
 from mmdet_moe.analysis.comparison import COCO_METRIC
-from mmdet_moe.analysis.interventions import before_the_head, plan
+from mmdet_moe.analysis.interventions import plan
 from mmdet_moe.launch import add_arguments, build_runner, load_config
-from mmdet_moe.layers import forced, moe_layers
+from mmdet_moe.layers import moe_layers
 
 
 def parse_args():
@@ -45,8 +45,7 @@ def main():
     metrics = runner.test_evaluator.metrics
     metrics[:] = [m for m in metrics if isinstance(m, CocoMetric)]
     coco = metrics[0]._coco_api
-    chosen = [i for i in plan(moe_layers(runner.model))
-              if not before_the_head(i.layer)]
+    chosen = plan(moe_layers(runner.model))
     MMLogger.get_current_instance().setLevel('WARNING')
     runner.test_loop.run()  # once, so that neither has the first run
 
@@ -61,7 +60,7 @@ def main():
     tested = {None: runner.test_loop.run()}
     for i in chosen:
         if i.kind != 'top_k' or i.value != records.layers[i.layer].top_k:
-            with forced(runner.model, layers=i.layer, **{i.kind: i.value}):
+            with i.applied(runner.model):
                 tested[i] = runner.test_loop.run()
     separate = time.perf_counter() - start
 
@@ -73,7 +72,7 @@ def main():
                 differences[name] = max(differences[name],
                                         abs(round(ours[i][name], 3) - value))
     print(f'\n{len(tested)} runs over {len(records.pictures)} pictures: '
-          f'{kept:.1f} s on kept features, {separate:.1f} s as separate runs, '
+          f'{kept:.1f} s on kept outputs, {separate:.1f} s as separate runs, '
           f'ratio {separate / kept:.2f}')
     print('largest difference: ' + ', '.join(
         f'{name} {x:.3f}' for name, x in differences.items()))

@@ -28,6 +28,8 @@ EVERY = sorted(
 TWINS = {
     'retinanet_fpn_shapes': 'retinanet_moe_fpn_shapes',
     'retinanet_fpn_bccd': 'retinanet_moe_fpn_bccd',
+    'domains/retinanet_mobilenet-v2_fpn_domains':
+    'domains/retinanet_moe_mobilenet-v2_fpn_domains',
     'domains/retinanet_fpn_domain_shapes':
     'domains/retinanet_moe_fpn_domain_shapes',
     'atss/atss_r18_fpn_shapes': 'atss/atss_moe_r18_fpn_shapes',
@@ -40,9 +42,12 @@ TWINS = {
 
 
 def small(model):
-    """The same detector with a ResNet-18 of a quarter of the channels."""
-    model.backbone.update(depth=18, base_channels=16, stem_channels=16)
-    model.neck.update(in_channels=[16, 32, 64, 128], out_channels=64)
+    """The same detector with a ResNet-18 of a quarter of the channels; what is
+    not a ResNet is small, and only not loaded."""
+    if 'depth' in model.backbone:
+        model.backbone.update(depth=18, base_channels=16, stem_channels=16)
+        model.neck.update(in_channels=[16, 32, 64, 128], out_channels=64)
+    model.backbone.init_cfg = None
     model.bbox_head.update(
         in_channels=64, feat_channels=64, stacked_convs=2)
     return model

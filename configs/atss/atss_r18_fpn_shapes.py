@@ -4,7 +4,7 @@ ATSS small enough to be trained from scratch on two CPU cores in minutes.
 """
 _base_ = [
     '../_base_/retinanet_r18_fpn_small.py', '../_base_/shapes.py',
-    '../_base_/schedule_shapes.py'
+    '../_base_/schedule_6_epochs.py'
 ]
 
 model = dict(

@@ -7,7 +7,7 @@ Nothing tells the detector which camera a picture is from.
 """
 _base_ = [
     '../_base_/retinanet_r18_fpn_shapes.py', '../_base_/domain_shapes.py',
-    '../_base_/schedule_shapes.py', '../_base_/moe.py'
+    '../_base_/schedule_6_epochs.py', '../_base_/moe.py'
 ]
 
 model = dict(

@@ -6,7 +6,7 @@ pictures.
 """
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py', '../_base_/shapes.py',
-    '../_base_/schedule_shapes.py'
+    '../_base_/schedule_6_epochs.py'
 ]
 
 model = dict(

@@ -3,7 +3,7 @@
 RTMDet-tiny from scratch on two CPU cores, with plain BatchNorm and without
 mosaics.
 """
-_base_ = ['../_base_/shapes.py', '../_base_/schedule_shapes.py']
+_base_ = ['../_base_/shapes.py', '../_base_/schedule_6_epochs.py']
 
 norm_cfg = dict(type='BN')
 act_cfg = dict(type='SiLU', inplace=True)

@@ -1,4 +1,4 @@
-# The shapes need 6 epochs only.
+# Half as long: the shapes, and what starts from trained weights.
 _base_ = './schedule_small.py'
 
 max_epochs = 6
