@@ -1,15 +1,17 @@
 """Do experts know objects, and what does it bring: tables over arms and seeds.
 
-    python benchmarks/objects.py bccd --seeds 0 1 2 3 4 --work-dirs DIR
+    python benchmarks/objects.py bccd --seeds 0 1 2 3 4
     python benchmarks/objects.py bccd --table
 
 Each arm is a config and what differs from it. A run is a training
-(tools/train.py), and for arms with a gate the report of its checkpoint
-(without interventions). Runs that are in ``benchmarks/results/`` are not made
-again, so that the study goes on where it stopped; a result is a line of JSON,
-written as soon as it is known. Two runs at a time, with a thread each.
+(tools/train.py), and for arms with a gate the report of its checkpoint, with
+each expert dropped and in the place of each other one. Runs that are in
+``benchmarks/results/`` are not made again, and a training that was cut off is
+resumed, so that the study goes on where it stopped; a result is a line of
+JSON, written as soon as it is known. Two runs at a time, with a thread each.
 
-BCCD: RetinaNet-R18, 12 epochs, about 8 minutes a run.
+``bccd`` and ``shapes``: RetinaNet-R18, 12 and 6 epochs, about 7 minutes a run
+on two CPU cores; ``domains``: RetinaNet-MobileNetV2, 6 epochs, half an hour.
 """
 import argparse
 import json
@@ -21,14 +23,12 @@ from itertools import product
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
-import numpy as np
-from terminaltables import GithubFlavoredMarkdownTable
+from objects_tables import SIZES, tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
-MOE = 'model.bbox_head.moe'
-UNCONSTRAINED = (f'{MOE}.soft_constraint=None',
-                 f'{MOE}.balance_weight=sample')
+HEAD = 'model.bbox_head.moe'
+REGIONS = 'model.experts.0'
 
 
 class Arm(NamedTuple):
@@ -38,30 +38,76 @@ class Arm(NamedTuple):
     gate: bool = True
 
 
+def unconstrained(moe: str) -> Sequence[str]:
+    """Options without balance."""
+    return f'{moe}.soft_constraint=None', f'{moe}.balance_weight=sample'
+
+
+def random_gate(moe: str) -> Sequence[str]:
+    """Options of a gate that is drawn at random and never trained."""
+    return f'{moe}.gate.type=RandomGate', *unconstrained(moe)
+
+
 def arms(data: str) -> Dict[str, Arm]:
+    """By name, those of a data set."""
+    return _domains() if data == 'domains' else _objects(data)
+
+
+def _objects(data: str) -> Dict[str, Arm]:
     positions = f'configs/positions/retinanet_moe_positions_{data}.py'
+    regions = f'configs/faster_rcnn/faster-rcnn_moe_r18_fpn_{data}.py'
+    patches = (f'{HEAD}.scope.type=PatchScope',
+               'model.bbox_head.block.expert=conv')
     return {
         'dense': Arm(f'configs/retinanet_fpn_{data}.py', gate=False),
         # one expert as wide as the two that are active
         'wider dense': Arm(positions, (
-            f'{MOE}.num_experts=1', f'{MOE}.top_k=1',
-            'model.bbox_head.block.hidden_channels=128', *UNCONSTRAINED),
+            f'{HEAD}.num_experts=1', f'{HEAD}.top_k=1',
+            'model.bbox_head.block.hidden_channels=128', *unconstrained(HEAD)),
             gate=False),
         'level': Arm(f'configs/retinanet_moe_fpn_{data}.py'),
         'position': Arm(positions),
-        'position, random gate': Arm(positions, (
-            f'{MOE}.gate.type=RandomGate', *UNCONSTRAINED)),
+        'position, random gate': Arm(positions, random_gate(HEAD)),
         'position, k-means': Arm(
             f'configs/positions/retinanet_moe_kmeans_{data}.py'),
         'position, equal gate': Arm(positions, (
-            f'{MOE}.gate.type=EqualGate', *UNCONSTRAINED), gate=False),
+            f'{HEAD}.gate.type=EqualGate', *unconstrained(HEAD)), gate=False),
         # one of the two active experts is the shared one
         'position, shared expert': Arm(positions, (
-            f'{MOE}.top_k=1', f'{MOE}.shared_expert=True')),
+            f'{HEAD}.top_k=1', f'{HEAD}.shared_expert=True')),
         'position, loss-free': Arm(positions, (
-            f'{MOE}.soft_constraint=None',
-            f'{MOE}.hard_constraint.type=LossFreeBias',
-            f'{MOE}.hard_constraint.rate=0.01')),
+            f'{HEAD}.soft_constraint=None',
+            f'{HEAD}.hard_constraint.type=LossFreeBias',
+            f'{HEAD}.hard_constraint.rate=0.01')),
+        'patch': Arm(positions, patches),
+        'patch, random gate': Arm(positions, (*patches, *random_gate(HEAD))),
+        'regions, dense': Arm(
+            f'configs/faster_rcnn/faster-rcnn_r18_fpn_{data}.py', gate=False),
+        'regions': Arm(regions),
+        'regions, random gate': Arm(regions, random_gate(REGIONS)),
+    }
+
+
+def _domains() -> Dict[str, Arm]:
+    name = 'configs/domains/retinanet_{}mobilenet-v2_fpn_domains.py'
+    level, position = name.format('moe_'), name.format('moe_positions_')
+    return {
+        'dense': Arm(name.format(''), gate=False),
+        # two towers, both always active
+        'wider dense': Arm(level, (
+            f'{HEAD}.num_experts=2', f'{HEAD}.gate.type=EqualGate',
+            *unconstrained(HEAD)), gate=False),
+        'level': Arm(level),
+        'position': Arm(position),
+        'level, random gate': Arm(level, random_gate(HEAD)),
+        'level, unconstrained': Arm(level, unconstrained(HEAD)),
+        'level, relative': Arm(level, (
+            f'{HEAD}.soft_constraint=None',
+            f'{HEAD}.hard_constraint.type=RelativeImportance')),
+        'level, assigned': Arm(
+            'configs/domains/'
+            'retinanet_moe_assigned_mobilenet-v2_fpn_domains.py'),
+        'position, random gate': Arm(position, random_gate(HEAD)),
     }
 
 
@@ -71,28 +117,53 @@ def run(data: str, name: str, seed: int, work_dirs: Path) -> None:
     work = work_dirs / f'{data}_{name.replace(", ", "_").replace(" ", "-")}' / (
         f'seed{seed}')
     options = ['--cfg-options', f'randomness.seed={seed}',
-               'default_hooks.checkpoint.save_optimizer=False',
-               'default_hooks.checkpoint.max_keep_ckpts=1', *arm.options]
-    _call(work, 'tools/train.py', arm.config, '--work-dir', str(work), *options)
+               'default_hooks.checkpoint.save_optimizer=False', *arm.options]
+    trained = work / 'trained'
+    if not trained.exists():
+        _call(work, 'tools/train.py', arm.config, '--work-dir', str(work),
+              '--resume', *options)
+        trained.touch()
     checkpoint = (work / 'last_checkpoint').read_text().strip()
-    layers = {}
+    line = dict(arm=name, seed=seed, commit=_commit(), ap=_ap(work), layers={})
     if arm.gate:
         _call(work, 'tools/analysis_tools/expert_report.py', arm.config,
-              checkpoint, '--work-dir', str(work), '--no-interventions',
-              '--pictures', '0', '--embedding', 'pca', *options)
-        report = json.loads((work / 'report.json').read_text())
-        layers = {
-            layer: dict(
-                input_dependence=table['input_dependence'],
-                living_experts=table['living_experts'],
-                importance_cv=table['importance_cv'],
-                specialisation=table['specialisation'])
-            for layer, table in report['layers'].items()
-        }
-    line = dict(arm=name, seed=seed, commit=_commit(), ap=_ap(work),
-                layers=layers)
+              checkpoint, '--work-dir', str(work), '--pictures', '0',
+              '--embedding', 'pca', *options)
+        line['layers'] = summary(
+            json.loads((work / 'report.json').read_text()))
     with (RESULTS / f'{data}.jsonl').open('a') as results:
-        results.write(json.dumps(line) + '\n')
+        results.write(json.dumps(_short(line)) + '\n')
+
+
+def summary(report: dict) -> Dict[str, dict]:
+    """By layer, what the tables need of a report."""
+    return {
+        layer: dict(
+            input_dependence=table['input_dependence']['all']['bits'],
+            living_experts=table['living_experts'],
+            importance_cv=table['importance_cv'],
+            specialisation=table['specialisation'],
+            functions=table['functions'],
+            without=[{
+                **{size: row['difference'][size] for size in SIZES},
+                **row['difference_by_class']
+            } for row in report['interventions']
+                if (row['layer'], row['kind']) == (layer, 'drop')])
+        for layer, table in report['layers'].items()
+    }
+
+
+def _short(x):
+    """Four digits, and [value, low, high] for a figure with its interval:
+    hundreds of them are in a line."""
+    if isinstance(x, float):
+        return float(f'{x:.4g}')
+    if isinstance(x, dict) and set(x) == {'value', 'interval'}:
+        low_high = x['interval'] or dict(low=None, high=None)
+        return _short([x['value'], low_high['low'], low_high['high']])
+    if isinstance(x, dict):
+        return {key: _short(value) for key, value in x.items()}
+    return [_short(value) for value in x] if isinstance(x, list) else x
 
 
 def _call(work: Path, *command: str) -> None:
@@ -109,8 +180,10 @@ def _ap(work: Path) -> Dict[str, float]:
     logs = sorted(work.glob('*/vis_data/scalars.json'))
     rows = [json.loads(line) for log in logs for line in log.open()]
     last = [row for row in rows if 'coco/bbox_mAP' in row][-1]
-    return {k: v for k, v in last.items() if k.startswith('coco/bbox_mAP')
-            and isinstance(v, float)}
+    return {
+        key.removeprefix('coco/'): value for key, value in last.items()
+        if 'bbox_mAP' in key and isinstance(value, float)
+    }
 
 
 def _commit() -> str:
@@ -124,45 +197,9 @@ def known(data: str) -> List[dict]:
     return [json.loads(x) for x in path.open()] if path.exists() else []
 
 
-def told(line: dict, subnet: str, of: str) -> float:
-    """Bits that the expert of a subnet's layer tells beyond the level, as a
-    part of what there is to tell; NaN without a gate."""
-    for layer, table in line['layers'].items():
-        for row in table['specialisation']:
-            if subnet in layer and row['of'] == of and row['given_level']:
-                return row['normalised']
-    return float('nan')
-
-
-def table(data: str) -> str:
-    """A row for each arm: means over the seeds ± standard deviations."""
-    lines = known(data)
-    rows = []
-    for name in arms(data):
-        mine = [line for line in lines if line['arm'] == name]
-        if not mine:
-            continue
-        figures = [[100 * line['ap']['coco/bbox_mAP'] for line in mine]] + [
-            [100 * told(line, subnet, of) for line in mine]
-            for subnet, of in product(('cls_', 'reg_'), ('size', 'class'))
-        ]
-        rows.append([name, str(len(mine))] + [_mean(x) for x in figures])
-    head = ['arm', 'seeds', 'AP', 'cls: size, %', 'cls: class, %',
-            'reg: size, %', 'reg: class, %']
-    return GithubFlavoredMarkdownTable([head, *rows]).table
-
-
-def _mean(values: Sequence[float]) -> str:
-    values = np.array(values)
-    if np.isnan(values).any():
-        return '-'
-    spread = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
-    return f'{values.mean():.1f}{spread}'
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('data', choices=('bccd', 'shapes'))
+    parser.add_argument('data', choices=('bccd', 'shapes', 'domains'))
     parser.add_argument('--arms', nargs='+', help='all if not given')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--work-dirs', type=Path,
@@ -184,7 +221,8 @@ def main():
         for (seed, name), one in zip(wanted, runs):
             if one.exception():
                 print(f'{name}, seed {seed}: {one.exception()}')
-    print(table(args.data))
+    for table in tables(known(args.data), list(arms(args.data))):
+        print(f'\n{table}')
 
 
 if __name__ == '__main__':

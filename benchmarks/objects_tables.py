@@ -1,0 +1,147 @@
+"""The tables of benchmarks/objects.py: means over seeds, with intervals.
+
+Intervals are Welch's 95 % confidence intervals of the difference of two means
+over seeds (scipy.stats.ttest_ind).
+"""
+from itertools import product
+from typing import Dict, Iterator, List, Sequence
+
+import numpy as np
+from scipy.stats import ttest_ind
+from terminaltables import GithubFlavoredMarkdownTable
+
+#: AP by size.
+SIZES = ('AP_S', 'AP_M', 'AP_L')
+#: By arm its lines of results.
+Results = Dict[str, List[dict]]
+
+
+def tables(lines: Sequence[dict], arms: Sequence[str]) -> Iterator[str]:
+    """AP, what the experts tell, and what they can do, as Markdown.
+
+    Args:
+        lines: Of results.
+        arms: In the order of the rows; those without a result are left out.
+    """
+    results = {
+        arm: mine for arm in arms
+        if (mine := [line for line in lines if line['arm'] == arm])
+    }
+    for make in (_ap, _told, _functions, _domains):
+        head, rows = make(results)
+        if rows:
+            yield GithubFlavoredMarkdownTable([head, *rows]).table
+
+
+def _ap(results: Results):
+    head = ['arm', 'seeds', 'AP', 'S', 'M', 'L', 'AP - dense']
+    keys = ['bbox_mAP', 'bbox_mAP_s', 'bbox_mAP_m', 'bbox_mAP_l']
+    if any('domains/bbox_mAP' in line['ap']
+           for lines in results.values() for line in lines):
+        head, keys = (['arm', 'seeds', 'mean AP of the domains',
+                       'AP - dense'], ['domains/bbox_mAP'])
+    ap = {arm: [[100 * line['ap'][key] for line in lines] for key in keys]
+          for arm, lines in results.items()}
+    return head, [
+        [arm, str(len(x[0])), *map(_mean, x),
+         _difference(x[0], ap.get(_twin(arm, results), [[]])[0])]
+        for arm, x in ap.items()
+    ]
+
+
+def _twin(arm: str, results: Results) -> str:
+    """The dense detector that an arm is to be compared with."""
+    own = f'{arm.split(",")[0]}, dense'
+    twin = own if own in results else 'dense'
+    return '' if arm == twin else twin
+
+
+def _told(results: Results):
+    head = ['arm', 'layer', 'size, %', 'size - random gate', 'class, %',
+            'class - random gate', 'living experts', 'importance CV']
+    rows = []
+    for arm, layer in _layers(results):
+        random = results.get(f'{arm.split(",")[0]}, random gate', [])
+        told = []
+        for of in ('size', 'class'):
+            mine, theirs = ([
+                100 * _row(line['layers'][layer], of)['normalised']
+                for line in lines
+            ] for lines in (results[arm], random))
+            told += [_mean(mine), '' if 'random' in arm else _difference(
+                mine, theirs)]
+        rows.append([
+            arm, _short(layer), *told,
+            *(_mean([line['layers'][layer][key] for line in results[arm]])
+              for key in ('living_experts', 'importance_cv'))
+        ])
+    return head, rows
+
+
+def _row(table: dict, of: str) -> dict:
+    """What a layer tells of a property, beyond the level if there are any."""
+    rows = {row['given_level']: row for row in table['specialisation']
+            if row['of'] == of}
+    return rows.get(True, rows.get(False, dict(normalised=float('nan'))))
+
+
+def _functions(results: Results):
+    head = ['arm', 'layer', 'losses below 0, of all', 'largest loss, points',
+            'pairs doubly dissociated: without them',
+            'with others in their place', 'pairs not interchangeable']
+    rows = []
+    for arm, layer in _layers(results):
+        parts, worst, counts = [], [], []
+        for line in results[arm]:
+            table = line['layers'][layer]
+            lost = [x for groups in table['without']
+                    for x in groups.values() if x[1] is not None]
+            below = [value for value, _, high in lost if high < 0]
+            parts.append(100 * len(below) / max(1, len(lost)))
+            worst.append(100 * min(below, default=0))
+            counts.append([len(table['functions'][key]) for key in (
+                'dissociations', 'dissociations_by_others',
+                'not_interchangeable')])
+        rows.append([arm, _short(layer), _mean(parts) + ' %', _mean(worst),
+                     *map(_mean, zip(*counts))])
+    return head, rows
+
+
+def _domains(results: Results):
+    """AP of each domain."""
+    of = [key.split('/')[0] for line in next(iter(results.values()), [])[:1]
+          for key in line['ap']
+          if key.endswith('/bbox_mAP') and not key.startswith('domains')]
+    return ['arm', *of], [
+        [arm, *(_mean([100 * line['ap'][f'{domain}/bbox_mAP']
+                       for line in lines]) for domain in of)]
+        for arm, lines in results.items()
+    ] if of else []
+
+
+def _layers(results: Results):
+    """Pairs of an arm and one of its layers."""
+    for arm, lines in results.items():
+        yield from product([arm], lines[0]['layers'])
+
+
+def _short(layer: str) -> str:
+    return next((part for part in ('cls', 'reg') if f'{part}_' in layer),
+                layer.split('.')[-2])
+
+
+def _mean(values: Sequence[float]) -> str:
+    values = np.array(values)
+    if np.isnan(values).any():
+        return '-'
+    spread = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
+    return f'{values.mean():.1f}{spread}'
+
+
+def _difference(values: Sequence[float], others: Sequence[float]) -> str:
+    if min(len(values), len(others)) < 2:
+        return ''
+    low, high = ttest_ind(values, others,
+                          equal_var=False).confidence_interval()
+    return (f'{np.mean(values) - np.mean(others):+.1f} '
+            f'[{low:+.1f}, {high:+.1f}]')
