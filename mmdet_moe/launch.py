@@ -103,7 +103,7 @@ def load_config(path: str,
                 metric.outfile = str(
                     Path(cfg.work_dir, 'expert_assignment.json'))
     if checkpoint is not None:
-        _check_file(checkpoint)
+        check_checkpoint(checkpoint)
         cfg.load_from = checkpoint
     return cfg
 
@@ -170,7 +170,7 @@ def choose_checkpoint(cfg: Config) -> Optional[str]:
         DataError: There are checkpoints, but none is whole.
     """
     if cfg.get('load_from') is not None:
-        _check_file(cfg.load_from)
+        check_checkpoint(cfg.load_from)
         return f'resuming from {cfg.load_from}'
     broken = []
     for path in _checkpoints(cfg):
@@ -209,7 +209,12 @@ def clear_errors() -> Iterator[None]:
         raise
 
 
-def _check_file(path: str) -> None:
+def check_checkpoint(path: str) -> None:
+    """Refuse a file that is no checkpoint.
+
+    Raises:
+        DataError: It is not there, not whole, or would run code.
+    """
     if '://' in path:
         return
     path = os.path.expanduser(path)  # as MMEngine does

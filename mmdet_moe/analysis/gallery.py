@@ -2,13 +2,14 @@
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Literal, Sequence, Tuple
+from typing import Dict, List, Literal, Tuple
 
 import cv2
 import mmcv
 import numpy as np
 
 from mmdet_moe.sizes import SIZES
+from mmdet_moe.visualization import EXPERT_COLOURS
 
 from .records import Records, Things
 
@@ -37,12 +38,29 @@ class Box:
 
 
 @dataclass(frozen=True)
+class ExpertMap:
+    """The leading expert of each patch or position of a map, as a picture of
+    the experts' colours, a pixel each.
+
+    Attributes:
+        url: Of that picture.
+        width, height: What it covers, in pixels of the page's picture, from
+            the top left corner; more than the picture where that was padded.
+        parts: The experts and what part of the map each leads, largest first.
+    """
+    url: str
+    width: float
+    height: float
+    parts: List[Tuple[int, float]]
+
+
+@dataclass(frozen=True)
 class Shown:
     """A picture of the page.
 
     ``weights`` has by layer for each map the experts with a weight, highest
-    first, or, where it was decided patch by patch, ``patches`` the leading
-    experts by row and column.
+    first, or, where it was decided by patch or position, ``maps`` the leading
+    experts as they lie on the picture.
     """
     name: str
     url: str
@@ -50,7 +68,7 @@ class Shown:
     height: int
     boxes: List[Box]
     weights: Dict[str, List[List[Tuple[int, float]]]]
-    patches: Dict[str, List[List[List[int]]]]
+    maps: Dict[str, List[ExpertMap]]
 
 
 @dataclass(frozen=True)
@@ -91,10 +109,7 @@ def gallery(records: Records, number: int, *, score_thr: float,
             here = things[(things.picture == i)
                           & (things.score >= score_thr)]
             boxes += _boxes(kind, records, here, zoom)
-        size += len(url) + BOX * len(boxes)
-        if size > room:
-            break
-        weights, patches = {}, {}
+        weights, maps = {}, {}
         for name, layer in records.layers.items():
             decision = layer.decisions[i]
             if not layer.maps:  # regions and queries have no place on a map
@@ -106,11 +121,20 @@ def gallery(records: Records, number: int, *, score_thr: float,
             if layer.patches == 1:
                 weights[name] = [_highest(g[0, 0]) for g in grids]
             else:
-                patches[name] = [g.argmax(axis=-1).tolist() for g in grids]
+                height, width = decision.extent or (picture.height,
+                                                    picture.width)
+                maps[name] = [
+                    _expert_map(g.argmax(axis=-1), zoom * width,
+                                zoom * height) for g in grids
+                ]
+        size += len(url) + BOX * len(boxes) + sum(
+            len(m.url) for own in maps.values() for m in own)
+        if size > room:
+            break
         shown.append(
             Shown(
                 Path(picture.path).name, url, round(zoom * picture.width),
-                round(zoom * picture.height), boxes, weights, patches))
+                round(zoom * picture.height), boxes, weights, maps))
     return shown
 
 
@@ -174,6 +198,16 @@ def _highest(weights: np.ndarray) -> List[Tuple[int, float]]:
     return [(int(e), float(weights[e])) for e in order if weights[e] > 0]
 
 
+def _expert_map(leading: np.ndarray, width: float,
+                height: float) -> ExpertMap:
+    """(gh, gw) leading experts, and what they cover."""
+    colours = np.array(EXPERT_COLOURS, np.uint8)
+    parts = np.bincount(leading.ravel()) / leading.size
+    return ExpertMap(
+        _data_url(colours[leading % len(colours)], 'png'), round(width, 1),
+        round(height, 1), _highest(parts))
+
+
 def _crop(records: Records, things: Things, j: int, weight: float) -> Crop:
     picture = records.pictures[things.picture[j]]
     image = mmcv.imread(picture.path, channel_order='rgb')
@@ -192,9 +226,11 @@ def _crop(records: Records, things: Things, j: int, weight: float) -> Crop:
         int(things.level[j]), float(weight), Path(picture.path).name)
 
 
-def _data_url(picture: Sequence) -> str:
-    ok, code = cv2.imencode('.jpg', picture[..., ::-1],
-                            [cv2.IMWRITE_JPEG_QUALITY, 80])
+def _data_url(picture: np.ndarray,
+              kind: Literal['jpeg', 'png'] = 'jpeg') -> str:
+    """Of a picture (height, width, RGB)."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, 80] if kind == 'jpeg' else []
+    ok, code = cv2.imencode(f'.{kind}', picture[..., ::-1], options)
     if not ok:
-        raise OSError('a picture could not be encoded as JPEG')
-    return 'data:image/jpeg;base64,' + base64.b64encode(code).decode()
+        raise OSError(f'a picture could not be encoded as {kind.upper()}')
+    return f'data:image/{kind};base64,' + base64.b64encode(code).decode()

@@ -1,9 +1,16 @@
 """Which objects and pictures are shown."""
+from base64 import b64decode
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
-from planted import records
+import torch
+from planted import decision, records
 
 from mmdet_moe.analysis.gallery import extremes, gallery
+from mmdet_moe.layers.scopes import PositionScope
+from mmdet_moe.visualization import EXPERT_COLOURS
 
 
 def test_the_extremes_are_of_different_pictures(tmp_path):
@@ -28,3 +35,24 @@ def test_the_gallery(tmp_path):
     assert gallery(records(tmp_path), 0, score_thr=0.3, room=10**6) == []
     # a picture is less than 1 kB, its two boxes are counted as 2.4 kB
     assert len(gallery(records(tmp_path), 3, score_thr=0.3, room=5000)) == 1
+
+
+def test_decisions_about_positions_are_painted(tmp_path):
+    weights = torch.eye(3)[[0, 1, 1, 2, 1, 0]]
+
+    def of_positions(_, logits):
+        return replace(
+            decision(weights, scope=PositionScope(), shapes=((1, 2, 3), )),
+            extent=(40.0, 80.0))  # padded to the right
+
+    found = records(tmp_path, make=of_positions)
+    shown = gallery(found, 1, score_thr=0.3, room=10**6)[0]
+    assert shown.weights == {}
+    painted, = shown.maps['moe']
+    assert (painted.width, painted.height) == (80, 40)
+    assert painted.parts == [(1, 0.5), (0, 1 / 3), (2, 1 / 6)]
+    code = np.frombuffer(b64decode(painted.url.split(',')[1]), np.uint8)
+    pixels = cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1]
+    expected = [[EXPERT_COLOURS[e] for e in row]
+                for row in ((0, 1, 1), (2, 1, 0))]
+    assert pixels.tolist() == np.array(expected).tolist()

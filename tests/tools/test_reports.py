@@ -133,7 +133,7 @@ def test_report_on_data_with_gaps(trained, shapes, load_config, tmp_path):
         assert message in notes and 'is cut off or broken' in notes
         assert numbers['ap']['AP_S']['value'] is None
         page = (tmp_path / 'report.html').read_text()
-        assert page.count('Leading expert of each patch of') == 3 * 2
+        assert page.count('Leading experts of') == 3 * 2
         assert message in page
 
 
@@ -165,3 +165,21 @@ def test_report_without_detections(trained, shapes, tmp_path):
          *on(shapes, 'model.test_cfg.score_thr=0.999'))
     page = (tmp_path / 'report.html').read_text()
     assert 'Nothing was detected at all' in page
+
+
+def test_router_saturation(trained, shapes, tmp_path):
+    last = (trained[0] / 'last_checkpoint').read_text()
+    other = tmp_path / 'other.pth'
+    content = torch.load(last, weights_only=False)
+    for key in list(content['state_dict']):
+        if 'cls_subnet.gate' in key:  # this gate changes its mind
+            content['state_dict'][key] *= -1
+    torch.save(content, other)
+    output = tool('tools/analysis_tools/router_saturation.py', MOE, other,
+                  last, '--work-dir', tmp_path, *on(shapes))
+    first, second = output.splitlines()[-3:-1]
+    assert 'other.pth' in first and '1.000' in first
+    assert second.count('1.000') == 2 and first.count('1.000') == 1
+    assert 'does not exist' in tool(
+        'tools/analysis_tools/router_saturation.py', MOE, tmp_path / 'no.pth',
+        last, *on(shapes), ok=False)
