@@ -66,6 +66,8 @@ class Collector:
         self.decisions: Dict[str, List[Decision]] = defaultdict(list)
         #: By layer the number of decisions about the pictures so far.
         self.before: Dict[str, int] = defaultdict(int)
+        #: By layer the mean weights over the box of each object.
+        self.over: Dict[str, List[np.ndarray]] = defaultdict(list)
         self.left_out: Dict[str, str] = {}
         self.objects: List[Things] = []
         self.detections: List[Things] = []
@@ -145,6 +147,7 @@ class Collector:
             self._write(sample, objects, under)
             for name, decision in sample.decisions.items():
                 self.decisions[name].append(decision)
+                self.over[name].append(objects.over(decision))
                 self.before[name] += len(decision.weights)
 
     def _things(self, boxes: Boxes, true: np.ndarray,
@@ -209,6 +212,7 @@ class Collector:
             levels=self.levels,
             layers=layers,
             objects=Things.cat(self.objects, list(layers)),
+            over={name: np.concatenate(self.over[name]) for name in layers},
             detections=Things.cat(self.detections, list(layers)),
             ap=self.ap,
             interventions=self._wanted(),

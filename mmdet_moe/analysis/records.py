@@ -150,6 +150,8 @@ class Records:
         levels_by: How objects got their levels: ``'assigner'``, by the rule
             of the training; ``'detection'``, as what matches them; None.
         left_out: By the name of a MoE layer of which nothing is known, why.
+        over: By layer (objects, E) the expert weights of the objects, the mean
+            over the box rather than at its centre; NaN where there are none.
     """
     pictures: List[Picture]
     classes: List[str]
@@ -162,6 +164,7 @@ class Records:
     interventions: Dict[Intervention, AveragePrecision]
     levels_by: Optional[str] = None
     left_out: Dict[str, str] = field(default_factory=dict)
+    over: Dict[str, np.ndarray] = field(default_factory=dict)
 
     def located(self, layer: str, things: Things) -> np.ndarray:
         """(n,) bool: which things a layer has made a decision about."""

@@ -111,7 +111,9 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         ``profile``, what each expert is used for by class, size and level
         together; ``objects`` and ``true_positives`` by size, level, class and
         supercategory; ``specialisation``, what the expert tells of the
-        objects.
+        objects, and ``specialisation_over_boxes``, the same of the mean
+        weights over their boxes, if there is more than one decision about a
+        map.
     """
     layer = records.layers[name]
     return dict(
@@ -126,7 +128,12 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         profile=_profile(records, name),
         objects=_by_group(records, name, records.objects, counts),
         true_positives=_by_group(records, name, correct, counts),
-        specialisation=_specialisation(records, name, options))
+        specialisation=_specialisation(
+            records, name, records.layers[name].weights[
+                records.objects.under[name]], options),
+        specialisation_over_boxes=_specialisation(
+            records, name, records.over[name], options)
+        if layer.patches > 1 else None)
 
 
 def groupings(records: Records, things: Things) -> Dict[str, tuple]:
@@ -249,11 +256,15 @@ def _input_dependence(layer: LayerRecord, counts: np.ndarray) -> dict:
     return result
 
 
-def _specialisation(records: Records, name: str,
+def _specialisation(records: Records, name: str, weights: np.ndarray,
                     options: Options) -> List[dict]:
-    """A row for each question: does the expert tell size, level, class?"""
-    things = records.objects[records.located(name, records.objects)]
-    weights, level = records.weights(name, things), things.level.astype(int)
+    """A row for each question: does the expert tell size, level, class?
+
+    ``weights`` are those of all objects, (n, E).
+    """
+    located = records.located(name, records.objects)
+    things, weights = records.objects[located], weights[located]
+    level = things.level.astype(int)
     rng = np.random.default_rng(options.seed)
     rows = []
     for by, (group, names) in groupings(records, things).items():

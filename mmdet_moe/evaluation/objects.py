@@ -42,9 +42,16 @@ class Boxes:
 
     def under(self, decision: Decision) -> np.ndarray:
         """(n,) which sample of a layer's decision each is under, or -1."""
-        return decision.find(
-            torch.from_numpy(self.boxes), torch.from_numpy(self.levels),
-            torch.from_numpy(self.items)).numpy()
+        return decision.find(*self._where()).numpy()
+
+    def over(self, decision: Decision) -> np.ndarray:
+        """(n, E) expert weights, the mean over each box; NaN where the layer
+        decided nothing about it."""
+        return decision.over(*self._where()).numpy()
+
+    def _where(self) -> Tuple[torch.Tensor, ...]:
+        return tuple(map(torch.from_numpy,
+                         (self.boxes, self.levels, self.items)))
 
 
 def annotated(coco: COCO, cat_ids: Sequence[int],

@@ -115,6 +115,44 @@ class Decision:
         found = self.find(boxes, levels, items)
         return rows_at(self.weights, found)
 
+    def over(self,
+             boxes: Tensor,
+             levels: Optional[Tensor] = None,
+             items: Optional[Tensor] = None) -> Tensor:
+        """Expert weights of n boxes, the mean over each box rather than at its
+        centre, as :meth:`at` has them: over the patches or positions whose
+        centres are in it.
+
+        Where there is none, as for a box that is smaller than a patch, and
+        where a decision is not about a place, it is what :meth:`at` gives.
+        The decision must be about one picture; the arguments are those of
+        :meth:`find`.
+        """
+        found = self.find(boxes, levels, items)
+        means = rows_at(self.weights, found)
+        if self.about == 'items' or self.scope.rows or levels is None:
+            return means
+        low, high = (self._unit(x) for x in boxes.detach().cpu().double().view(
+            -1, 2, 2).flip(-1).unbind(1))
+        for index in self._inputs(levels.cpu()).unique().tolist():
+            here = ((self._inputs(levels.cpu()) == index)
+                    & (found >= 0)).nonzero().flatten()
+            if index < 0 or not len(here):
+                continue
+            grid = self.grid(index)
+            inside = [
+                (low[here, axis, None] <= at) & (at <= high[here, axis, None])
+                for axis, n in enumerate(grid.shape)
+                for at in [(torch.arange(n) + 0.5) / n]
+            ]
+            mask = (inside[0][:, :, None] & inside[1][:, None]).flatten(1)
+            mask = mask.to(self.weights.dtype)
+            covered = mask.sum(dim=1)
+            some = covered > 0
+            means[here[some]] = (mask[some] @ self.weights[grid.flatten()]
+                                 / covered[some, None])
+        return means
+
     def grid(self, index: int) -> Tensor:
         """Samples by place on an input that is a map of one picture.
 
@@ -147,11 +185,13 @@ class Decision:
 
     def _relative(self, boxes: Tensor) -> Tensor:
         """(n, 4) boxes -> their centres (n, 2) as y, x, from 0 to below 1."""
-        height, width = self.extent or (1.0, 1.0)
         boxes = boxes.detach().cpu().double()
         centres = (boxes[:, [1, 0]] + boxes[:, [3, 2]]) / 2
-        centres = centres / centres.new_tensor((height, width))
-        return centres.clamp(0, 1 - 1e-9)
+        return self._unit(centres).clamp(0, 1 - 1e-9)
+
+    def _unit(self, points: Tensor) -> Tensor:
+        """(n, 2) as y, x, in parts of what the maps cover."""
+        return points / points.new_tensor(self.extent or (1.0, 1.0))
 
 
 def rows_at(values: Tensor, index: Tensor) -> Tensor:

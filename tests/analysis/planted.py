@@ -47,4 +47,5 @@ def records(tmp_path, pictures=24, constant=False, make=None):
         pictures=[Picture(i, p, 40, 60) for i, p in enumerate(paths)],
         classes=['cell'], supercategories=None, levels=2,
         layers=dict(moe=LayerRecord(decisions, 2)),
-        objects=objects, detections=objects[:0], ap=None, interventions={})
+        objects=objects, detections=objects[:0], ap=None, interventions={},
+        over=dict(moe=np.concatenate([d.weights for d in decisions])))

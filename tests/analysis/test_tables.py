@@ -52,9 +52,11 @@ def test_patches_are_decisions(tmp_path):
 
     planted = records(tmp_path, make=make)
     under = 3 * planted.objects.picture + 2 * planted.objects.level
+    weights = planted.layers['moe'].weights[under]
     planted = replace(planted, objects=replace(
-        planted.objects, under=dict(moe=under)))
+        planted.objects, under=dict(moe=under)), over=dict(moe=weights))
     table = tables(planted)
+    assert table['specialisation_over_boxes'] == table['specialisation']
     assert (table['maps'], table['patches']) == (2, 2)
     assert table['importance'] == pytest.approx([11.5 / 24 / 3, 1 - 11.5 / 72])
     assert table['share'] == pytest.approx([23 / 72, 1])

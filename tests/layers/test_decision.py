@@ -127,3 +127,23 @@ def test_a_decision_does_not_change():
     assert decision.weights.tolist() == [[1, 0]]
     with pytest.raises(AttributeError):
         decision.extent = (1, 1)
+
+
+def test_the_mean_over_a_box_is_of_the_positions_in_it():
+    moe = layer(scope=dict(type='PositionScope'))
+    decision = decide(moe, [signs('++--', '++--', '----', '----'),
+                            signs('+')])
+    decision = decision.part(0, 1, levels=(0, 1), extent=(8.0, 8.0))
+    levels = torch.tensor([0, 0, 0, 1, -1])
+    found = decision.over(
+        torch.tensor([[0.0, 0, 4, 4], [2, 0, 6, 4], [3.5, 3.5, 3.9, 3.9],
+                      [0, 0, 8, 8], [0, 0, 8, 8]]), levels)
+    # all of it; half of it; no centre of a position in it: at its own centre
+    assert found[:4].tolist() == [[1, 0], [0.5, 0.5], [1, 0], [1, 0]]
+    assert found[4].isnan().all()  # of no level
+
+
+def test_the_mean_over_a_box_is_that_at_its_centre_for_whole_maps():
+    decision = decide(layer(), [signs('+-')]).part(0, 1, levels=(0, ))
+    where = boxes((0.2, 0.5)), torch.tensor([0])
+    assert decision.over(*where).tolist() == decision.at(*where).tolist()
