@@ -14,8 +14,8 @@ class UpcyclingError(DataError):
     """The checkpoint does not fit, or the result is not the dense model."""
 
 
-def read_state(checkpoint: str) -> Tuple[Dict[str, Tensor], dict]:
-    """Weights and meta information of a checkpoint of MMDetection.
+def read_checkpoint(checkpoint: str) -> dict:
+    """All of a checkpoint of MMDetection, with ``state_dict`` and ``meta``.
 
     Raises:
         UpcyclingError: The file holds no weights.
@@ -26,9 +26,20 @@ def read_state(checkpoint: str) -> Tuple[Dict[str, Tensor], dict]:
     state = content.get('state_dict', content)
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise UpcyclingError(f'{checkpoint} has no state_dict')
-    # Detectors saved out of DistributedDataParallel.
-    return {key.removeprefix('module.'): value
-            for key, value in state.items()}, dict(content.get('meta') or {})
+    rest = content if 'state_dict' in content else {}
+    return dict(
+        rest,
+        # Detectors saved out of DistributedDataParallel.
+        state_dict={key.removeprefix('module.'): value
+                    for key, value in state.items()},
+        meta=dict(rest.get('meta') or {}))
+
+
+def read_state(checkpoint: str) -> Tuple[Dict[str, Tensor], dict]:
+    """Weights and meta information of a checkpoint; errors as of
+    :func:`read_checkpoint`."""
+    content = read_checkpoint(checkpoint)
+    return content['state_dict'], content['meta']
 
 
 def load_dense(model: nn.Module, state: Mapping[str, Tensor],
@@ -66,7 +77,12 @@ def write_state(out: str, state: Mapping[str, Tensor], meta: Mapping,
         made: What else the meta information says: of what, and how.
     """
     kept = {k: meta[k] for k in ('dataset_meta', ) if k in meta}
+    write_checkpoint(out, dict(state_dict=state, meta=dict(made, **kept)))
+
+
+def write_checkpoint(out: str, content: Mapping) -> None:
+    """Write a checkpoint; whole, or not at all."""
     part = f'{out}.part'
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    torch.save(dict(state_dict=state, meta=dict(made, **kept)), part)
+    torch.save(dict(content), part)
     os.replace(part, out)

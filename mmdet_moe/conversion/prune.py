@@ -14,8 +14,9 @@ from mmdet_moe.files import DataError, write_text
 from mmdet_moe.layers import forced, moe_layers, prune_state
 from mmdet_moe.layers.checks import ConfigError, fail
 
-from .checkpoints import read_state, write_state
+from .checkpoints import read_checkpoint, write_checkpoint
 from .compare import compare
+from .prune_training import prune_training
 from .upcycle import check_absent
 
 Experts = Mapping[str, Sequence[int]]
@@ -30,8 +31,8 @@ def prune_detector(cfg: Config,
     """Write a smaller checkpoint, and the config that it belongs to.
 
     Both detectors, the one with experts dropped and the pruned one, are
-    compared on a picture before anything is written. The optimizer's state is
-    left out: train on with ``load_from``.
+    compared on a picture before anything is written. If the checkpoint is of
+    a training, the pruned one can be resumed as well.
 
     Args:
         cfg: Of the detector with all experts.
@@ -55,15 +56,20 @@ def prune_detector(cfg: Config,
     for path in (out, config_out):
         check_absent(path)
     model = MODELS.build(copy.deepcopy(cfg.model))
-    state, meta = read_state(checkpoint)
-    _load(model, state, checkpoint)
+    content = read_checkpoint(checkpoint)
+    _load(model, content['state_dict'], checkpoint)
     layers = moe_layers(model)
     kept = {
         name: [e for e in range(layer.num_experts) if e not in drop[name]]
         for name, layer in _chosen(layers, drop).items()
     }
-    for name, keep in kept.items():
-        state = prune_state(state, name, layers[name], keep)
+
+    def prune(state: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+        for name, keep in kept.items():
+            state = prune_state(state, name, layers[name], keep)
+        return state
+
+    state = prune(content['state_dict'])
     smaller = _pruned_model(cfg, kept)
     pruned = MODELS.build(copy.deepcopy(smaller))
     _load(pruned, state, 'the pruned state')
@@ -71,7 +77,12 @@ def prune_detector(cfg: Config,
         compared = compare(
             model, pruned, picture,
             different='the pruned detector is not the one without the experts')
-    write_state(out, state, meta, pruned_from=str(checkpoint))
+    write_checkpoint(
+        out,
+        dict(
+            prune_training(content, cfg, model, pruned, prune),
+            state_dict=state,
+            meta=dict(content['meta'], pruned_from=str(checkpoint))))
     write_text(config_out, _text(cfg, config, out, smaller))
     before, after = (sum(p.numel() for p in m.parameters())
                      for m in (model, pruned))

@@ -77,7 +77,8 @@ def prune_state(state: Dict[str, Tensor], name: str, layer: MoELayer,
     """A model's state without some experts of one of its layers.
 
     Args:
-        state: Of the model with all experts; left as it is.
+        state: Of the model with all experts, or what an optimizer keeps of
+            its parameters, by their names; left as it is.
         name: Of the layer in the model.
         layer: With all experts.
         keep: As of :func:`prune`.
@@ -100,6 +101,7 @@ def prune_state(state: Dict[str, Tensor], name: str, layer: MoELayer,
             e, rest = key[len(prefix) + len('experts.'):].split('.', 1)
             if e in number:
                 pruned[f'{prefix}experts.{number[e]}.{rest}'] = value
-        else:
-            pruned[key] = value[torch.tensor(keep)] if key in rows else value
+        else:  # a value without rows is a count of an optimizer's steps
+            pruned[key] = (value[torch.tensor(keep)]
+                           if key in rows and value.dim() else value)
     return pruned

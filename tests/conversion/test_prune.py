@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
 from mmdet_moe.conversion.prune import prune_detector, unneeded
 from mmdet_moe.files import DataError
@@ -99,3 +100,53 @@ def test_what_a_report_says_is_not_needed(tmp_path):
     (tmp_path / 'none.json').write_text('{}')
     with pytest.raises(DataError, match='none.json is no report'):
         unneeded(str(tmp_path / 'none.json'), 1)
+
+
+@pytest.mark.parametrize('paramwise', [None, dict(
+    custom_keys={'gate': dict(lr_mult=0.1)}, norm_decay_mult=0.0)])
+def test_a_training_goes_on_without_the_experts(load_config, tmp_path,
+                                                paramwise):
+    """The moments of what stays are where they were."""
+    cfg = load_config('retinanet_moe_fpn_shapes')
+    cfg.optim_wrapper.paramwise_cfg = paramwise
+    cfg.dump(tmp_path / 'config.py')
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    optimizer = wrapper.optimizer
+    for i, group in enumerate(optimizer.param_groups):
+        group['lr'] = i / 1000
+    sum(p.square().sum() * (1 + i) for i, p in enumerate(
+        model.parameters())).backward()
+    optimizer.step()
+    average = {f'module.{k}': v for k, v in model.state_dict().items()}
+    torch.save(dict(
+        state_dict=model.state_dict(), optimizer=wrapper.state_dict(),
+        ema_state_dict=dict(average, steps=torch.tensor(3)),
+        meta=dict(epoch=1, iter=8)), tmp_path / 'epoch_1.pth')
+    prune(load_config, tmp_path / 'epoch_1.pth', tmp_path / 'a.pth',
+          {CLS: [1, 3]}, str(tmp_path / 'config.py'))
+
+    content = torch.load(tmp_path / 'a.pth')
+    assert (content['meta']['epoch'], content['meta']['iter']) == (1, 8)
+    pruned = MODELS.build(Config.fromfile(tmp_path / 'a.py').model)
+    pruned.load_state_dict(content['state_dict'])
+    assert content['ema_state_dict'].pop('steps') == 3
+    assert {k.removeprefix('module.') for k in content['ema_state_dict']
+            } == set(pruned.state_dict())
+    again = build_optim_wrapper(pruned, cfg.optim_wrapper)
+    again.load_state_dict(content['optimizer'])
+    after = again.optimizer
+    before = {name: (optimizer.state[p], group['lr'])
+              for name, p in model.named_parameters()
+              for group in optimizer.param_groups
+              if any(p is q for q in group['params'])}
+    for name, p in pruned.named_parameters():
+        lr = next(g['lr'] for g in after.param_groups
+                  if any(p is q for q in g['params']))
+        old = name.replace(f'{CLS}.experts.1.', f'{CLS}.experts.2.')
+        moment, expected = (x['exp_avg'] for x in (
+            after.state[p], before[old][0]))
+        if f'{CLS}.gate' in name:
+            expected = expected[[0, 2]]
+        assert torch.equal(moment, expected), name
+        assert lr == before[old][1]
