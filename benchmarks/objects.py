@@ -68,6 +68,10 @@ def _objects(data: str) -> Dict[str, Arm]:
         'level': Arm(f'configs/retinanet_moe_fpn_{data}.py'),
         'position': Arm(positions),
         'position, random gate': Arm(positions, random_gate(HEAD)),
+        # why does a random gate tell as much? no balance; a faster gate
+        'position, unconstrained': Arm(positions, unconstrained(HEAD)),
+        'position, faster gate': Arm(positions, (
+            'optim_wrapper.paramwise_cfg.custom_keys.gate.lr_mult=10', )),
         'position, k-means': Arm(
             f'configs/positions/retinanet_moe_kmeans_{data}.py'),
         'position, equal gate': Arm(positions, (
