@@ -95,6 +95,12 @@ def _objects(data: str) -> Dict[str, Arm]:
 def _domains() -> Dict[str, Arm]:
     name = 'configs/domains/retinanet_{}mobilenet-v2_fpn_domains.py'
     level, position = name.format('moe_'), name.format('moe_positions_')
+    residual = (f'{HEAD}.scope.type=LevelScope',
+                f'{HEAD}.soft_constraint.type=KLLoss',
+                f'{HEAD}.soft_constraint.weight=0.5',
+                f'{HEAD}.balance_weight=sample',
+                'model.bbox_head.block.expert=conv',
+                'model.bbox_head.block.hidden_channels=64')
     return {
         'dense': Arm(name.format(''), gate=False),
         # two towers, both always active
@@ -102,6 +108,7 @@ def _domains() -> Dict[str, Arm]:
             f'{HEAD}.num_experts=2', f'{HEAD}.gate.type=EqualGate',
             *unconstrained(HEAD)), gate=False),
         'level': Arm(level),
+        'level, residual': Arm(position, residual),
         'position': Arm(position),
         'level, random gate': Arm(level, random_gate(HEAD)),
         'level, unconstrained': Arm(level, unconstrained(HEAD)),

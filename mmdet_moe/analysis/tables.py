@@ -260,38 +260,40 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
                     options: Options) -> List[dict]:
     """A row for each question: does the expert tell size, level, class?
 
+    And the domain also given the size: a domain may have small objects only.
     ``weights`` are those of all objects, (n, E).
     """
     located = records.located(name, records.objects)
     things, weights = records.objects[located], weights[located]
     level = things.level.astype(int)
     rng = np.random.default_rng(options.seed)
+
+    def row(of: str, group: np.ndarray, groups: int, asked: np.ndarray,
+            given: Optional[np.ndarray], lookup: Optional[dict]) -> dict:
+        tells = expert_tells(
+            weights[asked],
+            group[asked],
+            groups=groups,
+            picture=things.picture[asked],
+            rng=rng,
+            level=None if given is None else given[asked],
+            permutations=options.permutations)
+        return dict(of=of, given_level=given is not None,
+                    objects=int(asked.sum()), **asdict(tells),
+                    by_level_only=lookup)
+
     rows = []
     for by, (group, names) in groupings(records, things).items():
         known, with_level = group >= 0, (group >= 0) & (level >= 0)
         beside_level = by != 'level' and with_level.any()
-        for given_level, asked in ((False, known), (True, with_level)):
-            if not asked.any() or given_level and not beside_level:
-                continue
-            tells = expert_tells(
-                weights[asked],
-                group[asked],
-                groups=len(names),
-                picture=things.picture[asked],
-                rng=rng,
-                level=level[asked] if given_level else None,
-                permutations=options.permutations)
-            lookup = level_tells(
-                weights[with_level],
-                group[with_level],
-                groups=len(names),
-                level=level[with_level]
-            ) if beside_level and not given_level else None
-            rows.append(
-                dict(
-                    of=by,
-                    given_level=given_level,
-                    objects=int(asked.sum()),
-                    **asdict(tells),
-                    by_level_only=lookup))
+        if known.any():
+            rows.append(row(by, group, len(names), known, None, level_tells(
+                weights[with_level], group[with_level], groups=len(names),
+                level=level[with_level]) if beside_level else None))
+        if beside_level:
+            rows.append(row(by, group, len(names), with_level, level, None))
+            if by == 'domain':
+                rows.append(row('domain, given the size', group, len(names),
+                                with_level, level * len(SIZES) + things.size,
+                                None))
     return rows

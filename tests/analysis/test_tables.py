@@ -108,6 +108,22 @@ def test_domains(tmp_path):
     assert group.tolist()[-3:] == [1, -1, -1]
 
 
+def test_a_domain_that_is_a_size(tmp_path):
+    """What is told of such a domain is what is told of the size."""
+    plain = records(tmp_path)
+    late = plain.objects.picture >= 12
+    planted = replace(
+        plain,
+        pictures=[replace(p, domain='late' if i >= 12 else 'early')
+                  for i, p in enumerate(plain.pictures)],
+        objects=replace(plain.objects, area=np.where(late, 400, 100.0**2)))
+    bits = {row['of']: row['bits']
+            for row in tables(planted)['specialisation']
+            if row['given_level']}
+    assert bits['domain'] == bits['size'] > 0.1
+    assert bits['domain, given the size'] == pytest.approx(0, abs=1e-9)
+
+
 def test_coactivation_by_hand():
     """Of four decisions two are for 0 and 1, and two for 0 and 2."""
     weights = np.array([[.5, .5, 0, 0], [.5, .5, 0, 0], [.9, 0, .1, 0],
