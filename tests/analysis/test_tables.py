@@ -120,7 +120,7 @@ def test_a_domain_that_is_a_size(tmp_path):
     bits = {row['of']: row['bits']
             for row in tables(planted)['specialisation']
             if row['given_level']}
-    assert bits['domain'] == bits['size'] > 0.1
+    assert bits['domain'] == bits['size'] > 0.05
     assert bits['domain, given the size'] == pytest.approx(0, abs=1e-9)
 
 
