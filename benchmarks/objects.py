@@ -127,8 +127,7 @@ def run(data: str, name: str, seed: int, work_dirs: Path) -> None:
     arm = arms(data)[name]
     work = work_dirs / f'{data}_{name.replace(", ", "_").replace(" ", "-")}' / (
         f'seed{seed}')
-    options = ['--cfg-options', f'randomness.seed={seed}',
-               'default_hooks.checkpoint.save_optimizer=False', *arm.options]
+    options = ['--cfg-options', f'randomness.seed={seed}', *arm.options]
     trained = work / 'trained'
     if not trained.exists():
         _call(work, 'tools/train.py', arm.config, '--work-dir', str(work),
@@ -218,6 +217,10 @@ def main():
     parser.add_argument('--jobs', type=int, default=2)
     parser.add_argument('--table', action='store_true', help='print it only')
     args = parser.parse_args()
+    unknown = set(args.arms or ()) - set(arms(args.data))
+    if unknown:
+        parser.error(f'--arms: {", ".join(unknown)}: allowed are ' +
+                     ', '.join(arms(args.data)))
     if not args.table:
         RESULTS.mkdir(exist_ok=True)
         done = {(x['arm'], x['seed']) for x in known(args.data)}
@@ -229,9 +232,11 @@ def main():
         with ThreadPoolExecutor(args.jobs) as pool:
             runs = [pool.submit(run, args.data, name, seed, args.work_dirs)
                     for seed, name in wanted]
-        for (seed, name), one in zip(wanted, runs):
-            if one.exception():
-                print(f'{name}, seed {seed}: {one.exception()}')
+        failed = [f'{name}, seed {seed}: {one.exception()}'
+                  for (seed, name), one in zip(wanted, runs)
+                  if one.exception()]
+        if failed:
+            sys.exit('\n'.join(failed))
     for table in tables(known(args.data), list(arms(args.data))):
         print(f'\n{table}')
 

@@ -12,6 +12,8 @@ from terminaltables import GithubFlavoredMarkdownTable
 
 #: AP by size.
 SIZES = ('AP_S', 'AP_M', 'AP_L')
+#: What experts may tell of an object.
+PROPERTIES = ('size', 'class', 'domain', 'domain, given the size')
 #: By arm its lines of results.
 Results = Dict[str, List[dict]]
 
@@ -29,8 +31,9 @@ def tables(lines: Sequence[dict], arms: Sequence[str]) -> Iterator[str]:
     }
     for make in (_ap, _told, _functions, _domains):
         head, rows = make(results)
-        if rows:
-            yield GithubFlavoredMarkdownTable([head, *rows]).table
+        if rows:  # without columns that say nothing
+            columns = [c for c in zip(head, *rows) if any(c[1:])]
+            yield GithubFlavoredMarkdownTable(list(zip(*columns))).table
 
 
 def _ap(results: Results):
@@ -57,16 +60,15 @@ def _twin(arm: str, results: Results) -> str:
 
 
 def _told(results: Results):
-    head = ['arm', 'layer', 'size, %', 'size - random gate', 'class, %',
-            'class - random gate', 'living experts', 'importance CV']
+    head = ['arm', 'layer', *(text for of in PROPERTIES for text in (
+        f'{of}, %', f'{of} - random gate')), 'living experts', 'importance CV']
     rows = []
     for arm, layer in _layers(results):
         random = results.get(f'{arm.split(",")[0]}, random gate', [])
         told = []
-        for of in ('size', 'class'):
+        for of in PROPERTIES:
             mine, theirs = ([
-                100 * _row(line['layers'][layer], of)['normalised']
-                for line in lines
+                _part(line['layers'][layer], of) for line in lines
             ] for lines in (results[arm], random))
             told += [_mean(mine), '' if 'random' in arm else _difference(
                 mine, theirs)]
@@ -78,11 +80,13 @@ def _told(results: Results):
     return head, rows
 
 
-def _row(table: dict, of: str) -> dict:
-    """What a layer tells of a property, beyond the level if there are any."""
+def _part(table: dict, of: str) -> float:
+    """What a layer tells of a property, beyond the level if there are any, in
+    per cent of what there is to tell; NaN where that is not known."""
     rows = {row['given_level']: row for row in table['specialisation']
             if row['of'] == of}
-    return rows.get(True, rows.get(False, dict(normalised=float('nan'))))
+    found = rows.get(True, rows.get(False, {})).get('normalised')
+    return float('nan') if found is None else 100 * found
 
 
 def _functions(results: Results):
@@ -99,12 +103,16 @@ def _functions(results: Results):
             below = [value for value, _, high in lost if high < 0]
             parts.append(100 * len(below) / max(1, len(lost)))
             worst.append(100 * min(below, default=0))
-            counts.append([len(table['functions'][key]) for key in (
-                'dissociations', 'dissociations_by_others',
-                'not_interchangeable')])
+            counts.append([len(x) for x in _pairs(table['functions'])])
         rows.append([arm, _short(layer), _mean(parts) + ' %', _mean(worst),
                      *map(_mean, zip(*counts))])
     return head, rows
+
+
+def _pairs(functions: dict) -> List[list]:
+    return [functions['dissociations']['found'],
+            functions['dissociations_by_others']['found'],
+            functions['not_interchangeable']]
 
 
 def _domains(results: Results):
@@ -133,13 +141,13 @@ def _short(layer: str) -> str:
 def _mean(values: Sequence[float]) -> str:
     values = np.array(values)
     if np.isnan(values).any():
-        return '-'
+        return ''
     spread = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
     return f'{values.mean():.1f}{spread}'
 
 
 def _difference(values: Sequence[float], others: Sequence[float]) -> str:
-    if min(len(values), len(others)) < 2:
+    if min(len(values), len(others)) < 2 or np.isnan([*values, *others]).any():
         return ''
     low, high = ttest_ind(values, others,
                           equal_var=False).confidence_interval()

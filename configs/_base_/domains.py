@@ -1,6 +1,5 @@
-# Seven real domains, mixed. docs/datasets.md says where they are from. Nothing
-# in a picture's entry but its domain key tells which it is. The longer side is
-# 320 pixels. What uses this imports mmdet_moe.
+# Seven real domains, mixed. docs/datasets.md says where they are from. The
+# longer side of a picture is 320 pixels. What uses this imports mmdet_moe.
 _base_ = './coco_small.py'
 
 classes_of = dict(

@@ -3,7 +3,8 @@
     python tools/train.py configs/domains/retinanet_moe_mobilenet-v2_fpn_domains.py
 
 An expert is a tower of each subnet; the gates decide about each picture and
-level. Nothing tells the detector which domain a picture is from.
+level. Only the classes, which no two domains share, tell which domain a picture
+is from, and only in training.
 """
 _base_ = [
     '../_base_/retinanet_mobilenet-v2_fpn_small.py', '../_base_/domains.py',

@@ -35,33 +35,73 @@ class Dissociation:
     more: Tuple[dict, dict]
 
 
-def double_dissociations(losses: Dict[int, Losses]) -> List[Dissociation]:
+@dataclass(frozen=True)
+class Dissociations:
+    """Of the experts of a layer.
+
+    Attributes:
+        found: The pairs.
+        by_chance: How many pairs are to be expected if all experts were needed
+            for the same: with many groups there are many.
+        p_value: Probability of as many, or more, by chance.
+    """
+    found: List[Dissociation]
+    by_chance: float
+    p_value: float
+
+
+def double_dissociations(losses: Dict[int, Losses]) -> Dissociations:
     """Pairs of experts that are doubly dissociated.
 
     Both intervals have to be above 0. They are paired: losses without the one
     and the other expert are of the same resamples. Of the groups that show it
     for a pair those are given for which the smaller of both is largest.
 
+    What is to be expected by chance is what is found if each resample in turn
+    takes the place of the pictures, less the mean of all resamples, so that
+    there is no difference but the noise; the groups stay as alike as they are.
+
     Args:
-        losses: By expert, what is lost without it.
+        losses: By expert, what is lost without it, or when others do its work.
     """
-    found = []
+    found, chance = [], np.zeros(1)
     for e, f in combinations(losses, 2):
-        more = {
-            group: _more(losses[e][group] - losses[f][group])
-            for group in losses[e]
-        }
-        less = {
-            group: _more(losses[f][group] - losses[e][group])
-            for group in losses[e]
-        }
+        more, less = {}, {}
+        first, second = [], []
+        for group in losses[e]:
+            difference = losses[e][group] - losses[f][group]
+            more[group], less[group] = _more(difference), _more(-difference)
+            noise = _noise(difference[1:])
+            if noise is not None:
+                first.append(noise[0])
+                second.append(noise[1])
+        if first:
+            chance = chance + _apart(np.array(first), np.array(second))
         pairs = [(g, h) for g, h in permutations(losses[e], 2)
                  if more[g] is not None and less[h] is not None]
         if pairs:
             g, h = max(pairs, key=lambda p: min(more[p[0]]['interval']['low'],
                                                 less[p[1]]['interval']['low']))
             found.append(Dissociation((e, f), (g, h), (more[g], less[h])))
-    return found
+    reached = int((chance >= len(found)).sum())
+    return Dissociations(found, float(chance.mean()),
+                         (1 + reached) / (1 + len(chance)))
+
+
+def _noise(resamples: np.ndarray) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+    """(R,) for each resample, whether it alone would be called above 0, and
+    below 0, if there was no difference."""
+    range_ = interval(resamples)
+    if range_ is None:
+        return None
+    mean = np.nanmean(resamples)
+    return (resamples - mean > mean - range_['low'],
+            resamples - mean < mean - range_['high'])
+
+
+def _apart(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """(groups, R) -> (R,) whether one group is above 0, and another below."""
+    return above.any(axis=0) & below.any(axis=0)
 
 
 def _more(difference: np.ndarray) -> Optional[dict]:

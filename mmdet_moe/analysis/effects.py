@@ -2,7 +2,7 @@
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Container, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -75,35 +75,44 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
     return rows, lost
 
 
-def functions(lost: Lost) -> dict:
+def functions(lost: Lost, used: Container[int]) -> dict:
     """Whether the experts of a layer can do different things.
 
+    Args:
+        lost: By the groups of objects.
+        used: Experts that are selected at all. One that is not may never have
+            been trained: that others can do more than it says nothing.
+
     Returns:
-        ``dissociations``, by what is lost without an expert; ``by_others``:
-        by expert, what each group loses on the mean when another expert does
-        what this one is selected for; ``dissociations_by_others``, by that;
-        ``not_interchangeable``: pairs of experts neither of which can do the
-        work of the other, with what all objects lose.
+        ``dissociations``, by what is lost without an expert, as
+        :class:`.Dissociations` has them; ``by_others``: by expert, what each
+        group loses on the mean when another expert that is used does what this
+        one is selected for; ``dissociations_by_others``, by that;
+        ``not_interchangeable``: pairs of experts in use neither of which can
+        do the work of the other, with what all objects lose.
     """
+    replaced = {pair: losses for pair, losses in lost.replaced.items()
+                if pair[0] in used and pair[1] in used}
     by_others = {
         e: {
             group: np.mean([losses[group] for (selected, _), losses in
-                            lost.replaced.items() if selected == e], axis=0)
+                            replaced.items() if selected == e], axis=0)
             for group in (ALL, *groups)
         }
-        for e, groups in lost.without.items() if lost.replaced
+        for e, groups in lost.without.items()
+        if any(selected == e for selected, _ in replaced)
     }
     pairs = []
     for e, f in combinations(by_others, 2):
         both = in_json({
-            i: lost.replaced[pair][ALL]
+            i: replaced[pair][ALL]
             for i, pair in enumerate(((e, f), (f, e)))
         })
         if all(_above_0(x['interval']) for x in both.values()):
             pairs.append(dict(experts=[e, f], lost=[both[0], both[1]]))
     return dict(
         dissociations=_dissociations(lost.without),
-        by_others=[in_json(groups) for groups in by_others.values()],
+        by_others={e: in_json(groups) for e, groups in by_others.items()},
         dissociations_by_others=_dissociations({
             e: {group: x for group, x in groups.items() if group != ALL}
             for e, groups in by_others.items()
@@ -111,8 +120,8 @@ def functions(lost: Lost) -> dict:
         not_interchangeable=pairs)
 
 
-def _dissociations(losses: Dict[int, Losses]) -> List[dict]:
-    return [asdict(x) for x in double_dissociations(losses)]
+def _dissociations(losses: Dict[int, Losses]) -> dict:
+    return asdict(double_dissociations(losses))
 
 
 def _above_0(range_: Optional[dict]) -> bool:

@@ -9,11 +9,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 from mmdet.datasets import CocoDataset
 from mmengine.fileio import get_local_path
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 
-from mmdet_moe.files import DataError, replacing, write_text
+from mmdet_moe.files import replacing, write_text
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
 from mmdet_moe.sizes import SIZES
@@ -22,6 +22,7 @@ from mmdet_moe.visualization import EXPERT_COLOURS
 
 from .collect import collect
 from .embedding import embed
+from .experts import check_experts
 from .figures import Illustration, illustrate
 from .gallery import extremes, gallery
 from .interventions import plan
@@ -52,7 +53,7 @@ def write_report(runner: Runner,
     Args:
         runner: With a checkpoint to load and a test set in COCO format.
         options: How the numbers are made; the defaults if None.
-        interventions: Whether experts are forced and dropped.
+        interventions: Whether experts are forced, dropped and replaced.
         pictures: How many test pictures are shown, if they fit.
         embedding: ``'tsne'`` or ``'pca'``, of the gate logits.
         logs: ``scalars.json`` of the training; by default those of the runs
@@ -73,7 +74,7 @@ def write_report(runner: Runner,
         raise ConfigError(
             f'{runner.cfg.filename}: the model has no MoE layer, so there is '
             'nothing to report; test it with tools/test.py')
-    _check_experts(runner.cfg.load_from, layers)
+    check_experts(runner.cfg.load_from, layers)
     log = read_log(
         find_logs(runner.cfg.load_from) if logs is None else logs)
     coco = _annotations(runner.test_dataloader.dataset)
@@ -172,28 +173,6 @@ def summary(tables: dict) -> str:
         blocks.append(AsciiTable(rows, layer).table)
         blocks.append(fill(' '.join(table['verdict']), 79))
     return '\n'.join(blocks) + '\n'
-
-
-def _check_experts(path: str, layers: Dict[str, MoELayer]) -> None:
-    """A checkpoint without the experts would be reported with random ones.
-
-    Buffers are those of constraints, which are idle in evaluation.
-    """
-    state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    state = {
-        key.removeprefix('module.'): value
-        for key, value in state.get('state_dict', state).items()
-    }
-    for name, layer in layers.items():
-        for key, parameter in layer.named_parameters(prefix=name):
-            there = tuple(state[key].shape) if key in state else 'nothing'
-            if there != tuple(parameter.shape):
-                raise DataError(
-                    f'the checkpoint {path} does not fit the MoE layer {name} '
-                    f'of the config: {key} should have the shape '
-                    f'{tuple(parameter.shape)}, there is {there}. A detector '
-                    'without experts can be converted with '
-                    'tools/model_converters/upcycle.py')
 
 
 def _fingerprint(records: Records) -> str:

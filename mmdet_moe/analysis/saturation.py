@@ -16,6 +16,8 @@ from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.models.reporting import report_decisions
 
+from .experts import check_experts
+
 
 @dataclass(frozen=True)
 class Saturation:
@@ -36,7 +38,8 @@ def saturation(runner: Runner,
     """Run the test pictures with each checkpoint of a training.
 
     What the gates see is of the same checkpoint as they are, so it is the
-    whole detector that has come to rest. Regions and queries are left out:
+    whole detector that has come to rest. The selection of each position of
+    all pictures is kept, E bytes for each. Regions and queries are left out:
     those of two checkpoints are not the same.
 
     Args:
@@ -49,10 +52,14 @@ def saturation(runner: Runner,
 
     Raises:
         ValueError: The model has no MoE layer that decides about pictures.
+        DataError: A checkpoint is not one of this model.
     """
     if not moe_layers(runner.model):
         raise ConfigError(f'{runner.cfg.filename}: the model has no MoE layer')
+    for checkpoint in checkpoints:
+        check_experts(checkpoint, moe_layers(runner.model))
     report_decisions(runner.model)
+    runner.call_hook('before_run')  # a hook may hold the weights to use
     final = _selected(runner, checkpoints[-1])
     if not final:
         raise ConfigError(

@@ -75,7 +75,8 @@ def make_tables(records: Records, options: Options) -> dict:
     for name in records.layers:
         table = layer_tables(
             records, name, correct=correct, counts=counts, options=options)
-        table['functions'] = functions(lost[name])
+        table['functions'] = functions(
+            lost[name], {e for e, s in enumerate(table['share']) if s > 0})
         table['verdict'] = verdict(
             table, [row for row in rows if row['layer'] == name])
         layers[name] = table
@@ -269,7 +270,8 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
     rng = np.random.default_rng(options.seed)
 
     def row(of: str, group: np.ndarray, groups: int, asked: np.ndarray,
-            given: Optional[np.ndarray], lookup: Optional[dict]) -> dict:
+            given: Optional[np.ndarray] = None, given_level: bool = False,
+            lookup: Optional[dict] = None) -> dict:
         tells = expert_tells(
             weights[asked],
             group[asked],
@@ -278,7 +280,7 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
             rng=rng,
             level=None if given is None else given[asked],
             permutations=options.permutations)
-        return dict(of=of, given_level=given is not None,
+        return dict(of=of, given_level=given_level,
                     objects=int(asked.sum()), **asdict(tells),
                     by_level_only=lookup)
 
@@ -287,13 +289,17 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
         known, with_level = group >= 0, (group >= 0) & (level >= 0)
         beside_level = by != 'level' and with_level.any()
         if known.any():
-            rows.append(row(by, group, len(names), known, None, level_tells(
-                weights[with_level], group[with_level], groups=len(names),
-                level=level[with_level]) if beside_level else None))
+            rows.append(row(
+                by, group, len(names), known, lookup=level_tells(
+                    weights[with_level], group[with_level], groups=len(names),
+                    level=level[with_level]) if beside_level else None))
         if beside_level:
-            rows.append(row(by, group, len(names), with_level, level, None))
-            if by == 'domain':
-                rows.append(row('domain, given the size', group, len(names),
-                                with_level, level * len(SIZES) + things.size,
-                                None))
+            rows.append(
+                row(by, group, len(names), with_level, level, True))
+        if by == 'domain' and known.any():
+            rows.append(row(
+                'domain, given the size', group, len(names),
+                with_level if beside_level else known,
+                level * len(SIZES) + things.size
+                if beside_level else things.size, bool(beside_level)))
     return rows

@@ -57,6 +57,9 @@ def _knowledge(rows: Sequence[dict]) -> str:
     }
     known = {of: row for of, row in beyond.items() if row is not None}
     special = [of for of, row in known.items() if _tells(row)]
+    of_one_size = by.get(('domain, given the size', level is not None))
+    if 'domain' in special and not (of_one_size and _tells(of_one_size)):
+        special.remove('domain')  # a domain may be a size
     where = 'Beyond the level the' if level is not None else 'The'
     told = f'{where} expert tells ' + ' and '.join(
         _part(of, row) for of, row in known.items()) + '.' if known else ''
@@ -66,8 +69,10 @@ def _knowledge(rows: Sequence[dict]) -> str:
     elif level is not None and _tells(level):
         start = 'The experts of this layer are specialists for levels.'
     else:
-        start = ('The experts of this layer are no specialists for levels, '
-                 'sizes or classes.')
+        asked = [_PLURAL[of] for of in known]
+        start = ('The experts of this layer are no specialists for ' +
+                 ' or '.join((['levels'] if level is not None else []) + asked)
+                 + '.')
     return f'{start} {told}'.strip()
 
 
@@ -93,7 +98,8 @@ def _needs(interventions: Sequence[dict]) -> List[str]:
         return []
     said, looked_at, missed = [], 0, 0
     for row in dropped:
-        groups = _groups(row)
+        groups = {group: x for group, x in _groups(row).items()
+                  if x['interval'] is not None}
         looked_at += len(groups)
         lost = {g: x for g, x in groups.items() if _lost(x)}
         missed += len(lost)
@@ -115,7 +121,8 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
     functions = layer['functions']
     said = []
     if functions['by_others']:
-        pairs = layer['experts'] * (layer['experts'] - 1) // 2
+        used = len(functions['by_others'])
+        pairs = used * (used - 1) // 2
         said.append(
             f'{len(functions["not_interchangeable"])} of {pairs} pairs of '
             'experts are not interchangeable: AP falls when either does what '
@@ -128,7 +135,8 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
     ]
 
 
-def _dissociations(found: Sequence[dict], how: str) -> str:
+def _dissociations(dissociations: dict, how: str) -> str:
+    found = dissociations['found']
     if not found:
         return ('No two experts are doubly dissociated by what is lost '
                 f'{how.format("either")}: that they can do different things '
@@ -138,9 +146,13 @@ def _dissociations(found: Sequence[dict], how: str) -> str:
     many = ('1 pair of experts is doubly dissociated:' if len(found) == 1 else
             f'{len(found)} pairs of experts are doubly dissociated, such as '
             f'{e} and {f}:')
+    chance, p = dissociations['by_chance'], dissociations['p_value']
+    end = ('' if p <= SIGNIFICANT else ' That is no more than chance: that '
+           'they can do different things is not shown by this.')
     return (f'{many} {g} lose {_change(one["more"][0])} points more '
             f'{how.format(e)}, and {h} {_change(one["more"][1])} more '
-            f'{how.format(f)}.')
+            f'{how.format(f)} (by chance about {chance:.1f} pairs, '
+            f'p = {p:.3f}).{end}')
 
 
 def _groups(row: dict) -> Dict[str, dict]:

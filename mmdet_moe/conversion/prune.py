@@ -77,12 +77,17 @@ def prune_detector(cfg: Config,
         compared = compare(
             model, pruned, picture,
             different='the pruned detector is not the one without the experts')
-    write_checkpoint(
-        out,
-        dict(
-            prune_training(content, cfg, model, pruned, prune),
-            state_dict=state,
-            meta=dict(content['meta'], pruned_from=str(checkpoint))))
+    rest = prune_training(content, cfg, model, pruned, prune)
+    whole = copy.deepcopy(cfg)
+    whole.model = smaller
+    # Inferencers that are given no config build from this one.
+    meta = dict(content['meta'], cfg=whole.pretty_text,
+                pruned_from=str(checkpoint))
+    if 'message_hub' in rest:
+        rest['message_hub'] = copy.deepcopy(rest['message_hub'])
+        rest['message_hub'].get('runtime_info', {}).update(
+            cfg=whole.pretty_text)
+    write_checkpoint(out, dict(rest, state_dict=state, meta=meta))
     write_text(config_out, _text(cfg, config, out, smaller))
     before, after = (sum(p.numel() for p in m.parameters())
                      for m in (model, pruned))

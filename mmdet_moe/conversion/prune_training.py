@@ -7,6 +7,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmdet_moe.files import DataError
+
 #: Tensors by the names of parameters or buffers -> those that are left.
 Prune = Callable[[Dict[str, Tensor]], Dict[str, Tensor]]
 
@@ -23,21 +25,55 @@ def prune_training(content: Mapping, cfg: Config, model: nn.Module,
         prune: Takes their tensors out of a model's state.
 
     Returns:
-        The same of the pruned model: the state of the optimizer, and the
-        weights of an EMAHook; all else as it was.
+        The same of the pruned model: the state of optimizer and schedulers,
+        and the weights of an EMAHook; all else as it was.
+
+    Raises:
+        DataError: The optimizer of the checkpoint is not that of the config.
     """
     rest = {key: value for key, value in content.items()
             if key not in ('state_dict', 'meta')}
     if 'ema_state_dict' in rest:
         rest['ema_state_dict'] = _of_average(rest['ema_state_dict'], prune)
     if 'optimizer' in rest:
-        # Of torch: MMEngine's wrapper has one group more, for the log.
-        before, after = (build_optim_wrapper(m, cfg.optim_wrapper).optimizer
-                         for m in (model, pruned))
+        before, after = (_optimizer(cfg, m) for m in (model, pruned))
+        names = _names(before, model)
+        saved = rest['optimizer'].get('param_groups', ())
+        if [len(g['params']) for g in saved] != [
+                len(g['params']) for g in before.param_groups]:
+            raise DataError(
+                'the state of the optimizer in the checkpoint is not that of '
+                'the optim_wrapper of the config; give the config of the '
+                'training')
+        # Where each parameter was: its number is pruned in the place of it.
+        was = prune({name: torch.tensor([number]).expand(len(p))
+                     if (p := parameters[name]).dim() else torch.tensor(number)
+                     for parameters in [dict(model.named_parameters())]
+                     for number, name in enumerate(names)})
+        numbers = [int(was[name].flatten()[0])
+                   for name in _names(after, pruned)]
+        group_of = {number: i for i, group in enumerate(saved)
+                    for number in group['params']}
+        groups = [group_of[numbers[group['params'][0]]]
+                  for group in after.state_dict()['param_groups']]
         rest['optimizer'] = _of_optimizer(
-            rest['optimizer'], _names(before, model), _names(after, pruned),
-            after, prune)
+            rest['optimizer'], names, _names(after, pruned), after, groups,
+            prune)
+        if 'param_schedulers' in rest:
+            rest['param_schedulers'] = [
+                _of_scheduler(state, groups, len(saved))
+                for state in rest['param_schedulers']]
     return rest
+
+
+def _optimizer(cfg: Config, model: nn.Module) -> Optimizer:
+    """Of torch, as the training has it. What a wrapper does beside, such as
+    AMP, does not change its parameters and may need a GPU."""
+    wrapper = cfg.optim_wrapper
+    return build_optim_wrapper(model, {
+        key: wrapper[key] for key in ('optimizer', 'constructor',
+                                      'paramwise_cfg') if key in wrapper
+    }).optimizer
 
 
 def _of_average(state: Mapping[str, Tensor], prune: Prune) -> dict:
@@ -51,22 +87,18 @@ def _of_average(state: Mapping[str, Tensor], prune: Prune) -> dict:
 
 
 def _of_optimizer(content: dict, before: List[str], after: List[str],
-                  optimizer: Optimizer, prune: Prune) -> dict:
+                  optimizer: Optimizer, was: List[int],
+                  prune: Prune) -> dict:
     """Torch numbers parameters by their place in the groups."""
     moments: Dict[str, Dict[str, Tensor]] = {}
     for number, own in content['state'].items():
         for key, value in own.items():
             moments.setdefault(key, {})[before[number]] = value
     left = {key: prune(values) for key, values in moments.items()}
-    # Where each parameter was: a number is pruned in the place of its values.
-    was = prune({name: torch.tensor([number]).expand(_MOST)
-                 for number, name in enumerate(before)})
-    group_of = {number: group for group in content['param_groups']
-                for number in group['params']}
     groups = optimizer.state_dict()['param_groups']
-    for group in groups:
-        same = group_of[int(was[after[group['params'][0]]][0])]
-        group.update({key: value for key, value in same.items()
+    for group, i in zip(groups, was):
+        group.update({key: value
+                      for key, value in content['param_groups'][i].items()
                       if key != 'params'})
     return dict(
         content,
@@ -79,8 +111,14 @@ def _of_optimizer(content: dict, before: List[str], after: List[str],
         })
 
 
-#: More rows than a layer has experts.
-_MOST = 100_000
+def _of_scheduler(state: dict, was: List[int], groups: int) -> dict:
+    """A scheduler keeps a value for each group; MMEngine's wrapper may have
+    one group more, at the end, which stays."""
+    return {
+        key: [value[i] for i in was] + list(value[groups:])
+        if isinstance(value, list) and len(value) in (groups, groups + 1)
+        else value for key, value in state.items()
+    }
 
 
 def _names(optimizer: Optimizer, model: nn.Module) -> List[str]:

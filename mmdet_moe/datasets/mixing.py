@@ -1,18 +1,17 @@
 """Several COCO data sets as one of several domains."""
 import json
 from pathlib import Path
-from typing import Mapping
+from typing import Sequence, Tuple
 
 from mmdet_moe.files import DataError
 
 
-def mix_domains(files: Mapping[str, str], images: Mapping[str, str]) -> dict:
+def mix_domains(domains: Sequence[Tuple[str, str, str]]) -> dict:
     """The content of one annotation file for all of them.
 
     Args:
-        files: By the name of a domain, its annotation file.
-        images: By the name of a domain, where its pictures are, as seen from
-            the ``data_prefix`` of the mixture; put before their names.
+        domains: For each its name, its annotation file, and where its pictures
+            are, as seen from the ``data_prefix`` of the mixture.
 
     Returns:
         ``images``, each with the key ``domain``; ``annotations``;
@@ -21,10 +20,13 @@ def mix_domains(files: Mapping[str, str], images: Mapping[str, str]) -> dict:
 
     Raises:
         DataError: A file is not there or not in COCO's format, or has no
-            picture.
+            picture; or two domains have one name.
     """
     mixed = dict(images=[], annotations=[], categories=[])
-    for domain, file in files.items():
+    names = [name for name, _, _ in domains]
+    for domain, file, pictures in domains:
+        if names.count(domain) > 1:
+            raise DataError(f'two domains have the name {domain}')
         content = _read(file)
         number = {}
         for key in ('categories', 'images'):
@@ -37,7 +39,7 @@ def mix_domains(files: Mapping[str, str], images: Mapping[str, str]) -> dict:
         ]
         mixed['images'] += [
             dict(i, id=number['images'][i['id']], domain=domain,
-                 file_name=str(Path(images[domain], i['file_name'])))
+                 file_name=str(Path(pictures, i['file_name'])))
             for i in content['images']
         ]
         for a in content['annotations']:
@@ -63,6 +65,13 @@ def _read(file: str) -> dict:
         raise DataError(f'{file} cannot be read: {error.strerror}') from None
     except (ValueError, KeyError, TypeError):
         missing = ['images, annotations or categories']
+    if not missing:
+        missing = [
+            f'{key} with {needed!r} in each'
+            for key, needed in (('images', 'file_name'), ('images', 'id'),
+                                ('categories', 'name'), ('categories', 'id'))
+            if any(needed not in x for x in content[key])
+        ]
     if missing:
         raise DataError(f'{file} is not in COCO format: there is no list of '
                         f'{missing[0]}')

@@ -130,27 +130,26 @@ class Decision:
         """
         found = self.find(boxes, levels, items)
         means = rows_at(self.weights, found)
-        if self.about == 'items' or self.scope.rows or levels is None:
+        if self.about == 'items' or self.scope.rows:
             return means
+        inputs = self._inputs(
+            torch.full((len(boxes), ), -1) if levels is None else levels.cpu())
         low, high = (self._unit(x) for x in boxes.detach().cpu().double().view(
             -1, 2, 2).flip(-1).unbind(1))
-        for index in self._inputs(levels.cpu()).unique().tolist():
-            here = ((self._inputs(levels.cpu()) == index)
-                    & (found >= 0)).nonzero().flatten()
+        for index in inputs.unique().tolist():
+            here = ((inputs == index) & (found >= 0)).nonzero().flatten()
             if index < 0 or not len(here):
                 continue
             grid = self.grid(index)
-            inside = [
+            rows, columns = (
                 (low[here, axis, None] <= at) & (at <= high[here, axis, None])
                 for axis, n in enumerate(grid.shape)
-                for at in [(torch.arange(n) + 0.5) / n]
-            ]
-            mask = (inside[0][:, :, None] & inside[1][:, None]).flatten(1)
-            mask = mask.to(self.weights.dtype)
-            covered = mask.sum(dim=1)
-            some = covered > 0
-            means[here[some]] = (mask[some] @ self.weights[grid.flatten()]
-                                 / covered[some, None])
+                for at in [(torch.arange(n) + 0.5) / n])
+            inside = (rows[:, :, None] & columns[:, None]).flatten(1).to(means)
+            covered = inside.sum(dim=1, keepdim=True)
+            mean = inside @ self.weights[grid.flatten()] / covered
+            here = here.to(means.device)
+            means[here] = torch.where(covered > 0, mean, means[here])
         return means
 
     def grid(self, index: int) -> Tensor:

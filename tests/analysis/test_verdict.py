@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from mmdet_moe.analysis.dissociation import double_dissociations
+from mmdet_moe.analysis.effects import ALL, Lost, functions
 from mmdet_moe.analysis.verdict import verdict
 
 
@@ -19,26 +20,76 @@ def test_double_dissociation_by_hand():
         1: losses(small=0.00, large=0.05, cat=0.2),
         2: losses(small=0.00, large=0.00, cat=0.2),  # 0 is needed for more
     })
-    one, = found
+    one, = found.found
     assert one.experts == (0, 1) and one.groups == ('small', 'large')
     assert [x['value'] for x in one.more] == pytest.approx([0.10, 0.05])
     # within the intervals of each other: nothing
     noisy = losses(small=0.10, large=0.0)
     noisy['small'][1:] += np.linspace(-0.3, 0.3, 41)
     assert double_dissociations({
-        0: noisy, 1: losses(small=0.0, large=0.05)}) == []
+        0: noisy, 1: losses(small=0.0, large=0.05)}).found == []
     nothing = losses(small=np.nan, large=0.0)
-    assert double_dissociations({0: nothing, 1: nothing}) == []
+    assert double_dissociations({0: nothing, 1: nothing}).found == []
+
+
+def test_many_groups_dissociate_by_chance():
+    """Noise finds pairs, the more the more groups, and is told from others."""
+    rng = np.random.default_rng(0)
+
+    def noise(groups, effect=0.0):
+        spread = rng.standard_normal((4, groups, 1)) * [[[1.0]]]
+        again = spread + rng.standard_normal((4, groups, 300))
+        found = np.concatenate([spread, again], axis=2)
+        for e in range(4):  # each is needed for a group of its own
+            found[e, e] += effect
+        return double_dissociations({
+            e: {str(g): found[e, g] for g in range(groups)}
+            for e in range(4)})
+
+    few, many = noise(4), noise(60)
+    assert few.by_chance < 0.6 < 3 < many.by_chance
+    assert len(many.found) >= 3 and many.p_value > 0.05
+    real = noise(4, effect=9.0)
+    assert len(real.found) == 6 and real.p_value < 0.01
+
+
+def test_what_experts_can_do_by_hand():
+    """Of three experts 0 and 1 can do nothing of each other's work, 2 is
+    never selected."""
+    none = losses(small=0.0, large=0.0)
+
+    def alone(small, large, everything):
+        return losses(small=small, large=large, **{ALL: everything})
+
+    lost = Lost(
+        without={0: losses(small=0.2, large=0.0),
+                 1: losses(small=0.0, large=0.1), 2: none},
+        replaced={(0, 1): alone(0.4, 0.0, 0.3), (1, 0): alone(0.0, 0.2, 0.1),
+                  (0, 2): alone(0.9, 0.9, 0.9), (1, 2): alone(0.9, 0.9, 0.9),
+                  (2, 0): alone(0.0, 0.0, 0.0), (2, 1): alone(0.0, 0.0, 0.0)})
+    found = functions(lost, used={0, 1})
+    pair, = found['dissociations']['found']
+    assert pair['experts'] == (0, 1) and pair['groups'] == ('small', 'large')
+    assert set(found['by_others']) == {0, 1}
+    assert found['by_others'][0]['small']['value'] == pytest.approx(0.4)
+    assert len(found['dissociations_by_others']['found']) == 1
+    one, = found['not_interchangeable']
+    assert one['experts'] == [0, 1]
+    assert [x['value'] for x in one['lost']] == pytest.approx([0.3, 0.1])
+    # one that can do the work of the other is enough
+    lost.replaced[0, 1] = alone(0.4, 0.0, -0.1)
+    assert functions(lost, used={0, 1})['not_interchangeable'] == []
 
 
 def row(of, given_level, part, p):
     return dict(of=of, given_level=given_level, normalised=part, p_value=p)
 
 
-def layer(*rows, bits=0.5, living=4, dissociations=()):
+def layer(*rows, bits=0.5, living=4, dissociations=(), p=0.002):
     return dict(
         experts=4, living_experts=living, specialisation=rows,
-        functions=dict(dissociations=list(dissociations), by_others=[]),
+        functions=dict(by_others={}, dissociations=dict(
+            found=list(dissociations), by_chance=0.2, p_value=p)),
         input_dependence=dict(
             most=2.0, all=dict(bits=bits, interval=dict(low=bits, high=bits))))
 
@@ -73,8 +124,8 @@ def test_objects():
         'The experts of this layer are specialists for classes. Beyond')
     regions = verdict(layer(row('class', False, 0.2, 0.3)), [])
     assert regions == [
-        'The experts of this layer are no specialists for levels, sizes or '
-        'classes. The expert tells nothing of class beyond chance (p = 0.300).']
+        'The experts of this layer are no specialists for classes. '
+        'The expert tells nothing of class beyond chance (p = 0.300).']
 
 
 def test_collapse():
@@ -99,7 +150,10 @@ def test_what_is_lost():
         'are below 0; by chance alone it would be about 0.3.',
         '1 pair of experts is doubly dissociated: small objects lose 13.0 '
         '[10.0, 16.0] points more without 2, and large objects 13.0 [10.0, '
-        '16.0] more without 0.']
+        '16.0] more without 0 (by chance about 0.2 pairs, p = 0.002).']
+    unsure = layer(*LEVELS, dissociations=[found], p=0.3)
+    assert verdict(unsure, [dropped(0)])[-1].endswith('p = 0.300). That is no more than chance: that they can do '
+                     'different things is not shown by this.')
     assert verdict(layer(*LEVELS), [dropped(0)])[1:] == [
         '0 of 4 intervals of what sizes and classes lose without an expert '
         'are below 0; by chance alone it would be about 0.1.',

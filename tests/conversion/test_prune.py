@@ -122,6 +122,9 @@ def test_a_training_goes_on_without_the_experts(load_config, tmp_path,
     torch.save(dict(
         state_dict=model.state_dict(), optimizer=wrapper.state_dict(),
         ema_state_dict=dict(average, steps=torch.tensor(3)),
+        param_schedulers=[dict(last_step=8, base_values=[
+            *(g['lr'] for g in optimizer.param_groups), 7.0])],
+        message_hub=dict(runtime_info=dict(cfg='the old one', epoch=1)),
         meta=dict(epoch=1, iter=8)), tmp_path / 'epoch_1.pth')
     prune(load_config, tmp_path / 'epoch_1.pth', tmp_path / 'a.pth',
           {CLS: [1, 3]}, str(tmp_path / 'config.py'))
@@ -133,9 +136,15 @@ def test_a_training_goes_on_without_the_experts(load_config, tmp_path,
     assert content['ema_state_dict'].pop('steps') == 3
     assert {k.removeprefix('module.') for k in content['ema_state_dict']
             } == set(pruned.state_dict())
+    for text in (content['meta']['cfg'],
+                 content['message_hub']['runtime_info']['cfg']):
+        assert 'pruned' in text
     again = build_optim_wrapper(pruned, cfg.optim_wrapper)
     again.load_state_dict(content['optimizer'])
     after = again.optimizer
+    scheduler, = content['param_schedulers']
+    assert scheduler['base_values'] == [
+        *(g['lr'] for g in after.param_groups), 7.0]
     before = {name: (optimizer.state[p], group['lr'])
               for name, p in model.named_parameters()
               for group in optimizer.param_groups

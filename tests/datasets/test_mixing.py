@@ -21,8 +21,8 @@ def write(path, images, categories, annotations):
 def test_two_domains(tmp_path):
     cells = write(tmp_path / 'a.json', [0, 7], {3: 'red'}, [(7, 3), (0, 3)])
     cars = write(tmp_path / 'b.json', [7], {3: 'red', 1: 'blue'}, [(7, 1)])
-    mixed = mix_domains(dict(cells=cells, cars=cars),
-                        dict(cells='cells', cars='../cars/images'))
+    mixed = mix_domains([('cells', cells, 'cells'),
+                         ('cars', cars, '../cars/images')])
     names = {c['id']: c['name'] for c in mixed['categories']}
     files = {i['id']: (i['file_name'], i['domain']) for i in mixed['images']}
     said = [(a['id'], names[a['category_id']], *files[a['image_id']])
@@ -39,15 +39,20 @@ def test_two_domains(tmp_path):
     (None, 'cannot be read'),
     ('{}', 'is not in COCO format'),
     ('{"images": [], "annotations": [], "categories": []}', 'no picture'),
-    ('{"images": [{"id": 1}], "annotations": [{"id": 5, "image_id": 2}], '
-     '"categories": []}', 'the annotation 5 is of a picture'),
+    ('{"images": [{"id": 1}], "annotations": [], "categories": []}',
+     "no list of images with 'file_name' in each"),
+    ('{"images": [{"id": 1, "file_name": "x"}], "annotations": '
+     '[{"id": 5, "image_id": 2}], "categories": []}',
+     'the annotation 5 is of a picture'),
 ])
 def test_bad_files_are_named(tmp_path, content, message):
     file = tmp_path / 'bad.json'
     if content is not None:
         file.write_text(content)
-    if 'image_id' in (content or ''):
-        file.write_text(content.replace('{"id": 1}',
-                                        '{"id": 1, "file_name": "x.jpg"}'))
     with pytest.raises(DataError, match=f'bad.json.*{message}'):
-        mix_domains(dict(a=str(file)), dict(a='a'))
+        mix_domains([('a', str(file), 'a')])
+
+
+def test_names_are_different():
+    with pytest.raises(DataError, match='two domains have the name a'):
+        mix_domains([('a', 'one', ''), ('a', 'other', '')])

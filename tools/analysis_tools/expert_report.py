@@ -23,7 +23,7 @@ def parse_args():
     parser.add_argument(
         '--no-interventions',
         action='store_true',
-        help='do not run the detector with experts forced and dropped')
+        help='do not run the detector with experts forced, dropped and replaced')
     parser.add_argument(
         '--score-thr',
         type=float,

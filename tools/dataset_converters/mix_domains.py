@@ -21,7 +21,7 @@ def domain(text: str) -> tuple:
     """``DOMAIN=FILE:PICTURES`` -> its parts."""
     name, _, rest = text.partition('=')
     file, _, pictures = rest.partition(':')
-    if not name or not file:
+    if not name or not file or not pictures:
         raise argparse.ArgumentTypeError(
             f'{text!r}: allowed is DOMAIN=FILE:PICTURES')
     return name, file, pictures
@@ -42,8 +42,7 @@ def parse_args():
 def main():
     args = parse_args()
     with clear_errors():
-        mixed = mix_domains({name: file for name, file, _ in args.domains},
-                            {name: path for name, _, path in args.domains})
+        mixed = mix_domains(args.domains)
         write_text(args.out, json.dumps(mixed))
     print(f'{args.out}: {len(mixed["images"])} pictures, '
           f'{len(mixed["annotations"])} objects, '
