@@ -152,8 +152,9 @@ def test_what_is_lost():
         '[10.0, 16.0] points more without 2, and large objects 13.0 [10.0, '
         '16.0] more without 0 (by chance about 0.2 pairs, p = 0.002).']
     unsure = layer(*LEVELS, dissociations=[found], p=0.3)
-    assert verdict(unsure, [dropped(0)])[-1].endswith('p = 0.300). That is no more than chance: that they can do '
-                     'different things is not shown by this.')
+    assert verdict(unsure, [dropped(0)])[-1].endswith(
+        'p = 0.300). That is no more than chance: that they can do different '
+        'things is not shown by this.')
     assert verdict(layer(*LEVELS), [dropped(0)])[1:] == [
         '0 of 4 intervals of what sizes and classes lose without an expert '
         'are below 0; by chance alone it would be about 0.1.',

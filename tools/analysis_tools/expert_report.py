@@ -23,7 +23,8 @@ def parse_args():
     parser.add_argument(
         '--no-interventions',
         action='store_true',
-        help='do not run the detector with experts forced, dropped and replaced')
+        help='do not run the detector with experts forced, dropped or in '
+        'the place of others')
     parser.add_argument(
         '--score-thr',
         type=float,
