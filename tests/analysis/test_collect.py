@@ -305,3 +305,31 @@ def test_the_plan():
         ('replace', (1, 0)), ('replace', (1, 2)), ('replace', (2, 0)),
         ('replace', (2, 1)), ('top_k', 1), ('top_k', 2), ('top_k', 3)]
     assert plan(layers)[0] == Intervention('a', Forcing(expert=0))
+
+
+def test_weights_over_boxes_are_those_of_the_same_objects(load_config):
+    """By hand from the maps of the decisions, object by object."""
+    detector = build(load_config, bbox_head=dict(
+        moe=dict(MOE, scope=dict(type='PositionScope')), moe_at='block',
+        moe_in='cls'))
+    run = collector(detector, batch())
+    run.process(batch())
+    records = run.records()
+    name, = records.layers
+    objects, over = records.objects, records.over[name]
+    assert over.shape == (len(objects), 3) and len(objects) > 2
+    for row in range(len(objects)):
+        decision = records.layers[name].decisions[objects.picture[row]]
+        grid = decision.grid(int(objects.level[row]))
+        height, width = decision.extent
+        x1, y1, x2, y2 = objects.box[row]
+        inside = [
+            decision.weights[grid[i, j]]
+            for i in range(grid.shape[0]) for j in range(grid.shape[1])
+            if x1 <= (j + 0.5) / grid.shape[1] * width <= x2
+            and y1 <= (i + 0.5) / grid.shape[0] * height <= y2
+        ] or [decision.weights[objects.under[name][row]
+                               - sum(len(d.weights) for d in records.layers[
+                                   name].decisions[:objects.picture[row]])]]
+        assert over[row] == pytest.approx(
+            torch.stack(inside).mean(dim=0).numpy(), abs=1e-5)
