@@ -46,9 +46,8 @@ def prune_training(content: Mapping, cfg: Config, model: nn.Module,
                 'the optim_wrapper of the config; give the config of the '
                 'training')
         # Where each parameter was: its number is pruned in the place of it.
-        was = prune({name: torch.tensor([number]).expand(len(p))
-                     if (p := parameters[name]).dim() else torch.tensor(number)
-                     for parameters in [dict(model.named_parameters())]
+        parameters = dict(model.named_parameters())
+        was = prune({name: torch.full_like(parameters[name], number)
                      for number, name in enumerate(names)})
         numbers = [int(was[name].flatten()[0])
                    for name in _names(after, pruned)]

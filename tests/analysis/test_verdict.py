@@ -37,7 +37,7 @@ def test_many_groups_dissociate_by_chance():
     rng = np.random.default_rng(0)
 
     def noise(groups, effect=0.0):
-        spread = rng.standard_normal((4, groups, 1)) * [[[1.0]]]
+        spread = rng.standard_normal((4, groups, 1))
         again = spread + rng.standard_normal((4, groups, 300))
         found = np.concatenate([spread, again], axis=2)
         for e in range(4):  # each is needed for a group of its own
