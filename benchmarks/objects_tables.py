@@ -61,7 +61,8 @@ def _twin(arm: str, results: Results) -> str:
 
 def _told(results: Results):
     head = ['arm', 'layer', *(text for of in PROPERTIES for text in (
-        f'{of}, %', f'{of} - random gate')), 'living experts', 'importance CV']
+        f'{of}, %', f'{of} - random gate')), 'NMI with the domain',
+        'living experts', 'importance CV']
     rows = []
     for arm, layer in _layers(results):
         random = results.get(f'{arm.split(",")[0]}, random gate', [])
@@ -74,6 +75,7 @@ def _told(results: Results):
                 mine, theirs)]
         rows.append([
             arm, _short(layer), *told,
+            _mean([_nmi(line['layers'][layer]) for line in results[arm]], 3),
             *(_mean([line['layers'][layer][key] for line in results[arm]])
               for key in ('living_experts', 'importance_cv'))
         ])
@@ -87,6 +89,13 @@ def _part(table: dict, of: str) -> float:
             if row['of'] == of}
     found = rows.get(True, rows.get(False, {})).get('normalised')
     return float('nan') if found is None else 100 * found
+
+
+def _nmi(table: dict) -> float:
+    """Of expert and domain, NaN where there are none."""
+    return next((row['nmi'] for row in table['specialisation']
+                 if row['of'] == 'domain' and not row['given_level']
+                 and 'nmi' in row), float('nan'))
 
 
 def _functions(results: Results):
@@ -138,12 +147,13 @@ def _short(layer: str) -> str:
                 layer.split('.')[-2])
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float], digits: int = 1) -> str:
     values = np.array(values)
     if np.isnan(values).any():
         return ''
-    spread = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
-    return f'{values.mean():.1f}{spread}'
+    spread = (f' ± {values.std(ddof=1):.{digits}f}'
+              if len(values) > 1 else '')
+    return f'{values.mean():.{digits}f}{spread}'
 
 
 def _difference(values: Sequence[float], others: Sequence[float]) -> str:

@@ -72,7 +72,7 @@ def test_a_scope_of_ones_own_finds_the_half_of_a_box():
     assert found.tolist() == [0, 1, 2, 3]
     gate = layer.gate(layer.gate.features(x[1:2, ..., 4:]))
     assert torch.equal(decision.routing.logits[1], gate[0])
-    assert decision.grid(0).tolist() == [[0, 1]]
+    assert decision.grid(0).tolist() == [[0] * 4 + [1] * 4] * 5
     areas = layer.scope.total([torch.ones(1, 5, 8), torch.ones(1, 3, 5)])
     assert areas.tolist() == [20, 20, 9, 6]
 

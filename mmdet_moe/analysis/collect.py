@@ -1,7 +1,7 @@
 """One run over the test pictures: detections, decisions, interventions."""
 import json
 from collections import defaultdict
-from typing import Dict, List, Optional, Sequence, TextIO
+from typing import Container, Dict, List, Optional, Sequence, TextIO
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from mmdet_moe.evaluation.objects import (
     objects_of,
 )
 from mmdet_moe.files import DataError
-from mmdet_moe.layers import Decision, MoELayer, moe_layers, rows_at
+from mmdet_moe.layers import MoELayer, moe_layers, rows_at
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.models.reporting import report_decisions
 from mmdet_moe.sizes import SIZES, size_of
@@ -26,14 +26,15 @@ from mmdet_moe.sizes import SIZES, size_of
 from .average_precision import AveragePrecision
 from .interventions import Intervention
 from .kept import outputs_kept
-from .records import LayerRecord, Picture, Records, Things
+from .layer_record import LayerKeeper
+from .records import Picture, Records, Things
 
 
 class Collector:
     """Runs a detector batch by batch and keeps what the report needs.
 
     What is kept grows by some hundred numbers per picture, no maps and no
-    pixels.
+    pixels; only of the pictures to be shown all decisions are kept.
 
     Args:
         model: A detector with MoE layers, in evaluation mode.
@@ -42,12 +43,14 @@ class Collector:
         img_ids: All test pictures, by their ids in ``coco``.
         interventions: What to run besides the model as it is.
         lines: Where a line of JSON is written for each object.
+        shown: Pictures whose whole decisions are kept, by their place in
+            ``img_ids``.
     """
 
     def __init__(self, model: nn.Module, *, coco: COCO,
                  classes: Sequence[str], img_ids: Sequence[int],
-                 interventions: Sequence[Intervention],
-                 lines: TextIO) -> None:
+                 interventions: Sequence[Intervention], lines: TextIO,
+                 shown: Container[int] = ()) -> None:
         self.model, self.coco, self.lines = model, coco, lines
         self.cat_ids = coco.getCatIds(catNms=list(classes))
         # pycocotools sorts by the file, MMDetection takes over its order.
@@ -63,9 +66,11 @@ class Collector:
             for i in interventions
         }
         self.pictures: List[Picture] = []
-        self.decisions: Dict[str, List[Decision]] = defaultdict(list)
-        #: By layer the number of decisions about the pictures so far.
-        self.before: Dict[str, int] = defaultdict(int)
+        self.shown = shown
+        self.kept = {
+            name: LayerKeeper(layer.top_k)
+            for name, layer in self.layers.items()
+        }
         #: By layer the mean weights over the box of each object.
         self.over: Dict[str, List[np.ndarray]] = defaultdict(list)
         self.left_out: Dict[str, str] = {}
@@ -139,29 +144,28 @@ class Collector:
             objects = objects_of(sample, self.coco, self.cat_ids)
             if 'gt_origins' in sample:
                 self.levels_by = sample.gt_origins.levels_by
-            under = _under(sample, objects)
-            self.objects.append(
-                self._things(objects, np.ones(len(objects), bool), under))
-            self.detections.append(
-                self._things(found, true, _under(sample, found)))
-            self._write(sample, objects, under)
+            under, rows = _under(sample, objects), {}
             for name, decision in sample.decisions.items():
-                self.decisions[name].append(decision)
+                rows[name] = self.kept[name].add(
+                    decision, (under[name], found.under(decision)),
+                    whole=len(self.pictures) - 1 in self.shown)
                 self.over[name].append(objects.over(decision))
-                self.before[name] += len(decision.weights)
+            for kept, boxes, right, which in (
+                    (self.objects, objects, np.ones(len(objects), bool), 0),
+                    (self.detections, found, true, 1)):
+                kept.append(self._things(boxes, right, {
+                    name: own[which] for name, own in rows.items()
+                }))
+            self._write(sample, objects, under)
 
     def _things(self, boxes: Boxes, true: np.ndarray,
                 under: Dict[str, np.ndarray]) -> Things:
-        """With the decisions that they are under, counted over all pictures
-        so far."""
+        """With the rows of the layers' records that they are under."""
         return Things(
             np.full(len(boxes), len(self.pictures) - 1, np.int32),
             boxes.boxes.astype(np.float32), boxes.labels.astype(np.int32),
             boxes.areas.astype(np.float32), boxes.levels.astype(np.int8),
-            boxes.scores.astype(np.float32), true, {
-                name: np.where(own >= 0, own + self.before[name], -1)
-                for name, own in under.items()
-            })
+            boxes.scores.astype(np.float32), true, under)
 
     def _write(self, sample, objects: Boxes,
                under: Dict[str, np.ndarray]) -> None:
@@ -193,9 +197,9 @@ class Collector:
             ValueError: Nothing is known about any MoE layer.
         """
         layers = {
-            name: LayerRecord(self.decisions[name], layer.top_k)
-            for name, layer in self.layers.items()
-            if name in self.decisions and name not in self.left_out
+            name: keeper.record()
+            for name, keeper in self.kept.items()
+            if name in self.over and name not in self.left_out
         }
         if not layers:
             raise ConfigError(
@@ -207,6 +211,7 @@ class Collector:
         ]
         return Records(
             pictures=self.pictures,
+            shown=[i for i in range(len(self.pictures)) if i in self.shown],
             classes=self.classes,
             supercategories=above if all(above) else None,
             levels=self.levels,
@@ -224,7 +229,8 @@ def collect(runner: Runner,
             coco: COCO,
             *,
             interventions: Sequence[Intervention] = (),
-            lines: TextIO) -> Records:
+            lines: TextIO,
+            show: int = 0) -> Records:
     """Run the model of a runner over its test pictures.
 
     Args:
@@ -232,6 +238,7 @@ def collect(runner: Runner,
         coco: The annotations.
         interventions: What to run besides the model as it is.
         lines: Where a line of JSON is written for each object.
+        show: Of how many pictures to keep all that was decided.
 
     Raises:
         ValueError: Nothing is known about any MoE layer.
@@ -248,12 +255,20 @@ def collect(runner: Runner,
             dataset.get_data_info(i)['img_id'] for i in range(len(dataset))
         ],
         interventions=interventions,
-        lines=lines)
+        lines=lines,
+        shown=evenly_spaced(len(dataset), show))
     with tqdm(total=len(dataset), unit='picture') as bar:
         for batch in loader:
             collector.process(batch)
             bar.update(len(batch['inputs']))
     return collector.records()
+
+
+def evenly_spaced(total: int, number: int) -> List[int]:
+    """``number`` of the indices from 0 to ``total`` - 1, at most all."""
+    return np.unique(
+        np.linspace(0, total - 1, min(number, total)).round()).astype(
+            int).tolist()
 
 
 def _changes_nothing(intervention: Intervention, layers) -> bool:

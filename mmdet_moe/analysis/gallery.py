@@ -82,21 +82,16 @@ class Crop:
     name: str
 
 
-def gallery(records: Records, number: int, *, score_thr: float,
-            room: int) -> List[Shown]:
-    """Evenly spaced test pictures, as many as fit.
+def gallery(records: Records, *, score_thr: float, room: int) -> List[Shown]:
+    """The test pictures that are to be shown, as many as fit.
 
     Args:
         records: Of a run.
-        number: How many are wanted.
         score_thr: Of the detections that are drawn.
         room: Bytes that are left for them on the page.
     """
-    total = len(records.pictures)
-    chosen = np.unique(
-        np.linspace(0, total - 1, min(number, total)).round().astype(int))
     shown, size = [], 0
-    for i in chosen:
+    for i in records.shown:
         picture = records.pictures[i]
         image = mmcv.imread(picture.path, channel_order='rgb')
         zoom = min(1.0, LONGEST / max(image.shape[:2]))
@@ -200,7 +195,7 @@ def _highest(weights: np.ndarray) -> List[Tuple[int, float]]:
 
 def _expert_map(leading: np.ndarray, width: float,
                 height: float) -> ExpertMap:
-    """(gh, gw) leading experts, and what they cover."""
+    """(H, W) leading experts, and what they cover."""
     colours = np.array(EXPERT_COLOURS, np.uint8)
     parts = np.bincount(leading.ravel()) / leading.size
     return ExpertMap(

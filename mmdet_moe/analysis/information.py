@@ -18,6 +18,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.stats import entropy
 
+from mmdet_moe.layers import split_usage
+
 
 def mutual_information(joint: np.ndarray) -> np.ndarray:
     """Bits of I(A; B) for joint distributions (..., A, B); need not sum to 1.
@@ -35,38 +37,32 @@ def _bits(p: np.ndarray) -> np.ndarray:
         return np.nan_to_num(entropy(p, base=2, axis=-1))
 
 
-def input_dependence(weights: np.ndarray,
-                     picture: np.ndarray,
-                     place: Optional[np.ndarray] = None,
-                     counts: Optional[np.ndarray] = None) -> np.ndarray:
+def input_dependence(sums: np.ndarray,
+                     counts: Optional[np.ndarray] = None,
+                     *,
+                     given_place: bool = False) -> np.ndarray:
     """Bits of H(mean w) - mean H(w): what the input decides about the expert.
 
     0 for a gate that says the same of everything, however balanced it is;
     log2 E at most.
 
     Args:
-        weights: (N, E) of N decisions.
-        picture: (N,) int, out of I, the picture that each is about.
-        place: (N,) int, where in its picture. Then only what pictures have at
-            the same place is compared, and the mean is taken over the
-            decisions: 0 for a gate that knows only the level. If None,
-            everything is compared with everything.
+        sums: (I, P, 2 + 2E) what the decisions about each of I pictures add
+            up to, at each of P places: levels or queries.
         counts: (R, I) how often each picture is in each of R resamples; once,
             with R = 1, if None.
+        given_place: Only what is decided at the same place is compared, and
+            the mean is taken over the decisions: 0 for a gate that knows only
+            the level. Otherwise everything is compared with everything.
 
     Returns:
         (R,)
     """
-    pictures = int(picture.max()) + 1 if counts is None else counts.shape[1]
-    counts = np.ones((1, pictures)) if counts is None else counts
-    place = np.zeros_like(picture) if place is None else place
-    places = int(place.max()) + 1
-    parts = np.concatenate(
-        [np.ones((len(weights), 1)), _bits(weights)[:, None], weights], axis=1)
-    sums = _sums(place * pictures + picture, places * pictures) @ parts
-    drawn = np.tensordot(
-        counts, sums.reshape(places, pictures, -1), axes=(1, 1))
-    number, each, total = drawn[..., 0], drawn[..., 1], drawn[..., 2:]
+    counts = np.ones((1, len(sums))) if counts is None else counts
+    drawn = np.tensordot(counts, sums, axes=1)
+    if not given_place:
+        drawn = drawn.sum(axis=1, keepdims=True)
+    number, each, total, _ = split_usage(drawn)
     most = (number * _bits(total)).sum(axis=1)
     return np.maximum(most - each.sum(axis=1), 0) / np.maximum(
         number.sum(axis=1), 1)
@@ -81,11 +77,15 @@ class Dependence:
         normalised: In units of the property's entropy (given the level, if it
             is conditional): 1 if the expert says all; None if there is
             nothing to say, as all objects are alike.
+        nmi: Normalised by the mean of the entropies of expert and property,
+            as scikit-learn's ``normalized_mutual_info_score``: symmetric, and
+            1 only if the property says the expert, too. None if both are 0.
         chance: Bits to expect if the expert told nothing.
         p_value: Probability of as much, or more, if it told nothing.
     """
     bits: float
     normalised: Optional[float]
+    nmi: Optional[float]
     chance: float
     p_value: float
 
@@ -151,11 +151,12 @@ def expert_tells(weights: np.ndarray,
     reached = int((chance >= observed - 1e-9).sum())
     joint = (by_both @ weights).reshape(levels, groups, -1)
     size = number[:, 0] / len(group)
-    bits, most = (float(size @ x) for x in (mutual_information(joint),
-                                            _bits(part)))
+    bits, most, own = (float(size @ x) for x in (
+        mutual_information(joint), _bits(part), _bits(mean)))
     return Dependence(
         bits=bits,
         normalised=bits / most if most > 0 else None,
+        nmi=2 * bits / (most + own) if most + own > 0 else None,
         chance=float(chance.mean()),
         p_value=(1 + reached) / (1 + permutations))
 

@@ -1,18 +1,14 @@
-"""Records: what a run over the test pictures leaves behind, as arrays.
-
-I pictures, N decisions of a layer about all of them, E experts.
-"""
+"""Records: what a run over the test pictures leaves behind, as arrays."""
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Dict, List, Optional
 
 import numpy as np
 
-from mmdet_moe.layers import Decision
 from mmdet_moe.sizes import size_of
 
 from .average_precision import AveragePrecision
 from .interventions import Intervention
+from .layer_record import LayerRecord
 
 
 @dataclass(frozen=True)
@@ -27,62 +23,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class LayerRecord:
-    """What a MoE layer decided, picture by picture.
-
-    Attributes:
-        decisions: About each of the I pictures.
-        top_k: K, as trained.
-    """
-    decisions: List[Decision]
-    top_k: int
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """(N, E) expert weights."""
-        return self._joined(lambda d: d.weights).astype(float)
-
-    @cached_property
-    def logits(self) -> np.ndarray:
-        """(N, E) gate logits."""
-        return self._joined(lambda d: d.routing.logits)
-
-    @cached_property
-    def picture(self) -> np.ndarray:
-        """(N,) index of the picture."""
-        return np.arange(len(self.decisions)).repeat(
-            [len(d.weights) for d in self.decisions])
-
-    @cached_property
-    def place(self) -> np.ndarray:
-        """(N,) number of the place in the picture: level, patch, query."""
-        return self._joined(lambda d: d.places())
-
-    @property
-    def experts(self) -> int:
-        """E"""
-        return self.weights.shape[1]
-
-    @property
-    def maps(self) -> int:
-        """Maps of a picture that a decision is about, 0 if it is about
-        regions or queries."""
-        first = self.decisions[0]
-        return 0 if first.about == 'items' or first.scope.rows else len(
-            first.shapes)
-
-    @property
-    def patches(self) -> int:
-        """Decisions about a map, at most."""
-        return max((rows * columns for d in self.decisions if self.maps
-                    for rows, columns in map(d.scope.divide, d.shapes)),
-                   default=1)
-
-    def _joined(self, values) -> np.ndarray:
-        return np.concatenate([values(d).numpy() for d in self.decisions])
-
-
-@dataclass(frozen=True)
 class Things:
     """Annotated objects, or detections: n of them.
 
@@ -94,7 +34,7 @@ class Things:
         level: (n,) pyramid level, -1 if it has none.
         score: (n,) of a detection; 1 for an object.
         true: (n,) whether a detection is one at IoU 0.5; True for an object.
-        under: By layer (n,) which of its N decisions each is under, -1 if
+        under: By layer (n,) which row of its record each is under, -1 if
             none.
     """
     picture: np.ndarray
@@ -150,6 +90,7 @@ class Records:
         levels_by: How objects got their levels: ``'assigner'``, by the rule
             of the training; ``'detection'``, as what matches them; None.
         left_out: By the name of a MoE layer of which nothing is known, why.
+        shown: Pictures of which all that was decided is kept.
         over: By layer (objects, E) the expert weights of the objects, the mean
             over the box rather than at its centre; NaN where there are none.
     """
@@ -164,6 +105,7 @@ class Records:
     interventions: Dict[Intervention, AveragePrecision]
     levels_by: Optional[str] = None
     left_out: Dict[str, str] = field(default_factory=dict)
+    shown: List[int] = field(default_factory=list)
     over: Dict[str, np.ndarray] = field(default_factory=dict)
 
     def located(self, layer: str, things: Things) -> np.ndarray:

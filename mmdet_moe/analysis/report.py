@@ -88,7 +88,8 @@ def write_report(runner: Runner,
             runner,
             coco,
             interventions=plan(layers) if interventions else (),
-            lines=lines)
+            lines=lines,
+            show=pictures)
     tables = dict(
         format=FORMAT,
         version=__version__,
@@ -108,13 +109,12 @@ def write_report(runner: Runner,
         }, log)
     for illustration in sum(figures.values(), []):
         illustration.save(folder / 'figures')
-    page = _page(records, tables, figures, pictures, runner.cfg.pretty_text)
+    page = _page(records, tables, figures, runner.cfg.pretty_text)
     return write_text(folder / 'report.html', page)
 
 
 def _page(records: Records, tables: dict,
-          figures: Dict[str, List[Illustration]], pictures: int,
-          config: str) -> str:
+          figures: Dict[str, List[Illustration]], config: str) -> str:
     """The page, with as many pictures as fit into its limit."""
     rng = np.random.default_rng(tables['options']['seed'])
     content = dict(
@@ -131,7 +131,6 @@ def _page(records: Records, tables: dict,
     without = render('report.html', pictures=[], **content)
     shown = gallery(
         records,
-        pictures,
         score_thr=tables['options']['score_thr'],
         room=MOST_BYTES - len(without.encode()))
     return render('report.html', pictures=shown, **content)

@@ -9,6 +9,7 @@ from typing import Dict, List, Optional
 import numpy as np
 
 from mmdet_moe.evaluation.assignment_table import assignment_table, usage
+from mmdet_moe.layers import split_usage
 from mmdet_moe.layers.checks import check_int, fail
 from mmdet_moe.sizes import SIZES
 
@@ -21,7 +22,8 @@ from .effects import (
     precisions,
 )
 from .information import expert_tells, input_dependence, level_tells
-from .records import LayerRecord, Records, Things
+from .layer_record import LayerRecord
+from .records import Records, Things
 from .resampling import bootstrap_counts, interval
 from .stability import profile
 from .verdict import verdict
@@ -105,7 +107,8 @@ def layer_tables(records: Records, name: str, *, correct: Things,
 
     Returns:
         ``experts``, ``top_k``; ``maps`` of a picture that it decides about,
-        0 for regions and queries, and ``patches`` of each at most;
+        0 for regions and queries, and ``patches`` of each at most; the number
+        of ``places``, levels or queries;
         importance, share, their CV and living experts, over all decisions,
         and of the first three ``intervals``; ``input_dependence``;
         ``coactivation``, E x E;
@@ -122,10 +125,11 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         top_k=layer.top_k,
         maps=layer.maps,
         patches=layer.patches,
-        **usage(layer.weights),
+        places=layer.sums.shape[1],
+        **usage(layer.sums.sum(axis=(0, 1))),
         intervals=_usage_intervals(layer, counts),
         input_dependence=_input_dependence(layer, counts),
-        coactivation=_coactivation(layer.weights),
+        coactivation=_coactivation(layer),
         profile=_profile(records, name),
         objects=_by_group(records, name, records.objects, counts),
         true_positives=_by_group(records, name, correct, counts),
@@ -208,16 +212,9 @@ def _weight_intervals(weights: np.ndarray, group: np.ndarray, groups: int,
 
 def _usage_intervals(layer: LayerRecord, counts: np.ndarray) -> dict:
     """Of importance, share and their CV."""
-    sums = np.zeros((counts.shape[1], 2 * layer.experts + 1))
-    np.add.at(
-        sums, layer.picture,
-        np.concatenate([
-            layer.weights, layer.weights > 0,
-            np.ones((len(layer.weights), 1))
-        ], axis=1))
-    drawn = counts @ sums
-    importance, share = np.split(
-        drawn[:, :-1] / np.maximum(drawn[:, -1:], 1), 2, axis=1)
+    number, _, weights, load = split_usage(counts @ layer.sums.sum(axis=1))
+    importance, share = (x / np.maximum(number, 1)[:, None]
+                         for x in (weights, load))
     result = {
         key: [interval(x[:, e]) for e in range(layer.experts)]
         for key, x in (('importance', importance), ('share', share))
@@ -229,29 +226,25 @@ def _usage_intervals(layer: LayerRecord, counts: np.ndarray) -> dict:
     return result
 
 
-def _coactivation(weights: np.ndarray) -> List[List[Optional[float]]]:
+def _coactivation(layer: LayerRecord) -> List[List[Optional[float]]]:
     """How often two experts are selected together, over how often they would
     be if one did not depend on the other, E x E; None for an expert with
     itself, and for one that is never selected."""
-    selected = (weights > 0).astype(float)
-    together = selected.T @ selected / len(selected)
-    share = selected.mean(axis=0)
-    expected = np.outer(share, share)
+    number, _, _, load = split_usage(layer.sums.sum(axis=(0, 1)))
+    together = layer.together / number
+    expected = np.outer(load / number, load / number)
     np.fill_diagonal(expected, 0)
     return [[float(a / b) if b > 0 else None for a, b in zip(*rows)]
             for rows in zip(together, expected)]
 
 
 def _input_dependence(layer: LayerRecord, counts: np.ndarray) -> dict:
-    """Bits, over all decisions and given the place, and the most possible."""
+    """Bits, over all decisions and given the level or query, and the most
+    possible."""
     result = dict(most=float(np.log2(layer.experts)))
     for key, given_place in (('all', False), ('given_place', True)):
         bits, drawn = (
-            input_dependence(
-                layer.weights,
-                layer.picture,
-                layer.place if given_place else None,
-                counts=c)
+            input_dependence(layer.sums, c, given_place=given_place)
             for c in (None, counts))
         result[key] = dict(bits=float(bits[0]), interval=interval(drawn))
     return result

@@ -4,14 +4,19 @@ from typing import Dict, Mapping
 import numpy as np
 import torch
 
-from mmdet_moe.layers import coefficient_of_variation, living_experts
+from mmdet_moe.layers import (
+    coefficient_of_variation,
+    living_experts,
+    split_usage,
+)
 
 
-def usage(weights: np.ndarray) -> dict:
+def usage(sums: np.ndarray) -> dict:
     """Importance and share of each expert, and how even they are.
 
     Args:
-        weights: (N, E), rows sum to 1.
+        sums: (2 + 2E,) what decisions add up to, as ``usage_sums`` of
+            ``mmdet_moe.layers`` has it.
 
     Returns:
         ``importance`` (mean weight) and ``share`` (part of the samples with a
@@ -19,7 +24,8 @@ def usage(weights: np.ndarray) -> dict:
         their coefficients of variation (unbiased); ``living_experts``, the
         number with a share above 0.
     """
-    importance, share = weights.mean(axis=0), (weights > 0).mean(axis=0)
+    number, _, weights, load = split_usage(sums)
+    importance, share = weights / number, load / number
     cv = [
         coefficient_of_variation(torch.from_numpy(x)).item()
         for x in (importance, share)

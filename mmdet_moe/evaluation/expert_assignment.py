@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 
 from mmdet_moe.files import write_text
-from mmdet_moe.layers import rows_at
+from mmdet_moe.layers import rows_at, usage_sums
 from mmdet_moe.names import metric_key
 from mmdet_moe.sizes import SIZES, size_of
 
@@ -85,8 +85,8 @@ class ExpertAssignmentMetric(BaseMetric):
             self.results.append(
                 dict(
                     img_id=sample['img_id'],
-                    weights={
-                        name: decision.weights.numpy()
+                    usage={
+                        name: usage_sums(decision.weights)[0].numpy()
                         for name, decision in sample['decisions'].items()
                     },
                     objects=_kept(objects, sample['decisions']),
@@ -133,14 +133,13 @@ class ExpertAssignmentMetric(BaseMetric):
         levels = {i: f'level {i}' for i in range(most + 1)}
         # A layer that is not used for some picture is not reported at all.
         names = [
-            name for name in (results[0]['weights'] if results else ())
-            if all(name in r['weights'] for r in results)
+            name for name in (results[0]['usage'] if results else ())
+            if all(name in r['usage'] for r in results)
         ]
         layers = {}
         for layer in names:
             layers[layer] = dict(
-                **usage(np.concatenate([r['weights'][layer]
-                                        for r in results])),
+                **usage(sum(r['usage'][layer] for r in results)),
                 **{
                     kind: _by_group([r[kind] for r in results], layer, levels,
                                     classes)

@@ -7,9 +7,14 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmdet_moe.layers import MoELayer, living_experts
+from mmdet_moe.layers import (
+    MoELayer,
+    living_experts,
+    split_usage,
+    usage_sums,
+)
 from mmdet_moe.layers.distributed import all_reduce_sum
-from mmdet_moe.layers.statistics import NEGLIGIBLE
+from mmdet_moe.layers.statistics import NEGLIGIBLE, entropy_bits
 
 
 class CollapseAlarm:
@@ -30,8 +35,8 @@ class CollapseAlarm:
         """Count the decisions that data samples carry, if any."""
         for sample in samples:
             for name, decision in sample.get('decisions', {}).items():
-                sums = _sums(decision.weights)
-                self._sums[name] = self._sums.get(name, 0) + sums
+                self._sums[name] = self._sums.get(name, 0) + usage_sums(
+                    decision.weights)[0]
 
     def result(self) -> Dict[str, Dict[str, float]]:
         """By layer, over all ranks: ``input_dependence``, H(mean w) - mean
@@ -49,11 +54,11 @@ class CollapseAlarm:
         found = {}
         for (name, layer), part in zip(self.layers.items(),
                                        total.split(list(map(len, parts)))):
-            number, entropy = part[:2].tolist()
+            number, bits, weights, load = split_usage(part)
             if not number:
                 continue
-            weights, load = part[2:].chunk(2)
-            bits = max(_entropy(weights / number).item() - entropy / number, 0)
+            bits = max(0, (entropy_bits(weights / number) -
+                           bits / number).item())
             living = living_experts(load)
             found[name] = dict(input_dependence=bits, living_experts=living)
             self._warn(name, layer, bits, living)
@@ -83,16 +88,3 @@ class CollapseAlarm:
                 'back; another scope gives the gate more to see.',
                 logger='current',
                 level=logging.WARNING)
-
-
-def _sums(weights: Tensor) -> Tensor:
-    """(N, E) -> N, the sum of the entropies, of the weights, and the loads."""
-    return torch.cat([
-        torch.tensor([float(len(weights)), _entropy(weights).sum()]),
-        weights.sum(dim=0), (weights > 0).sum(dim=0).float()
-    ]).double()
-
-
-def _entropy(p: Tensor) -> Tensor:
-    """Bits along the last axis; 0 log 0 = 0."""
-    return torch.special.entr(p).sum(dim=-1) / math.log(2)

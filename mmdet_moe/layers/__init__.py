@@ -44,7 +44,12 @@ from .recorder import StepSummary, collect
 from .routing import Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Scope
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
-from .statistics import coefficient_of_variation, living_experts
+from .statistics import (
+    coefficient_of_variation,
+    living_experts,
+    split_usage,
+    usage_sums,
+)
 from .tracing import traced
 from .upcycling import UpcyclingReport, add_noise, upcycle
 
@@ -58,5 +63,6 @@ __all__ = [
     'dense_dispatch', 'domains_are', 'force', 'forced', 'fresh_copy', 'join',
     'living_experts', 'logits_of', 'match_layers', 'moe_layers', 'prune',
     'prune_state', 'real_tokens_are', 'receptive_radius', 'rows_at',
-    'sparse_dispatch', 'top_k_routing', 'traced', 'upcycle'
+    'sparse_dispatch', 'split_usage', 'top_k_routing', 'traced', 'upcycle',
+    'usage_sums'
 ]

@@ -69,8 +69,11 @@ class Decision:
             **known)
 
     def places(self) -> Tensor:
-        """(N,) the number of each sample among those of its entry: which
-        level, patch or query of its picture it is."""
+        """(N,) which place of its entry each sample is about: which input, or
+        which token of a decoder."""
+        if not self.scope.rows:
+            sizes = torch.tensor(self.scope.sizes(self.shapes))
+            return torch.arange(len(sizes)).repeat_interleave(sizes)
         entry = self.scope.entries(self.shapes)
         order = entry.argsort(stable=True)
         first = torch.searchsorted(entry[order], entry[order])
@@ -120,10 +123,10 @@ class Decision:
              levels: Optional[Tensor] = None,
              items: Optional[Tensor] = None) -> Tensor:
         """Expert weights of n boxes, the mean over each box rather than at its
-        centre, as :meth:`at` has them: over the patches or positions whose
-        centres are in it.
+        centre, as :meth:`at` has them: over the positions of its map whose
+        centres are in it, each with the weights of its sample.
 
-        Where there is none, as for a box that is smaller than a patch, and
+        Where there is none, as for a box that is smaller than a position, and
         where a decision is not about a place, it is what :meth:`at` gives.
         The decision must be about one picture; the arguments are those of
         :meth:`find`.
@@ -153,22 +156,22 @@ class Decision:
         return means
 
     def grid(self, index: int) -> Tensor:
-        """Samples by place on an input that is a map of one picture.
+        """Which sample each position of an input is in, if it is a map of one
+        picture.
 
         Args:
             index: Which of the L inputs.
 
         Returns:
-            (gh, gw) int64 indices out of N, row by row from the top left;
-            1 x 1 where a decision is about the whole map.
+            (H, W) int64 indices out of N.
         """
-        rows, columns = self.scope.divide(self.shapes[index])
-        y, x = ((torch.arange(n) + 0.5) / n for n in (rows, columns))
+        height, width = self.shapes[index][-2:]
+        y, x = ((torch.arange(n) + 0.5) / n for n in (height, width))
         centres = torch.cartesian_prod(y, x).reshape(-1, 2)
         here = torch.full((len(centres), ), index)
         entry = torch.zeros_like(here)
         return self.scope.locate(self.shapes, here, entry, centres,
-                                 entry - 1).view(rows, columns)
+                                 entry - 1).view(height, width)
 
     def _inputs(self, levels: Tensor) -> Tensor:
         """(n,) levels -> which of the L inputs is about them, or -1."""

@@ -8,7 +8,7 @@ import torch
 
 from .checks import check_int
 from .experts import check_local, receptive_radius
-from .scopes import SCOPES, Scope
+from .scopes import SCOPES, Scope, Shape
 
 
 @SCOPES.register
@@ -47,18 +47,15 @@ class PatchScope(Scope):
                 ], dim=1).flatten(0, 1))
         return torch.cat(decisions)
 
-    def divide(self, shape):
-        return tuple(min(self.grid, n) for n in shape[-2:])
-
     def sizes(self, shapes):
         return [
             shape[0] * rows * columns for shape in shapes
-            for rows, columns in [self.divide(shape)]
+            for rows, columns in [self._divided(shape)]
         ]
 
     def locate(self, shapes, inputs, entries, centres, items):
         length = torch.tensor([s[-2:] for s in shapes])[inputs]  # (n, 2)
-        number = torch.tensor([self.divide(s) for s in shapes])[inputs]
+        number = torch.tensor([self._divided(s) for s in shapes])[inputs]
         position = (centres * length).long().minimum(length - 1)
         # Tile i ends before position (i + 1) * length // number.
         row, column = (((position + 1) * number - 1) // length).unbind(1)
@@ -97,6 +94,10 @@ class PatchScope(Scope):
         # A gate with a single, given logit.
         return self.decide(lambda m: m.sum(dim=(-2, -1))[:, None],
                            maps).squeeze(1)
+
+    def _divided(self, shape: Shape) -> Tuple[int, int]:
+        """Rows and columns of patches."""
+        return tuple(min(self.grid, n) for n in shape[-2:])
 
     def _axes(self, shape: Sequence[int]) -> Tuple['_Axis', '_Axis']:
         return (_Axis(shape[-2], self.grid, self.halo),

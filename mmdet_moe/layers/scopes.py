@@ -90,10 +90,6 @@ class Scope:
         """
         return self._starts(shapes)[inputs] + entries
 
-    def divide(self, shape: Shape) -> Tuple[int, int]:
-        """Rows and columns of decisions that an input of a shape has."""
-        return 1, 1
-
     def cut(self, levels: Levels) -> List[Tensor]:
         """The pieces that the experts are run on."""
         return list(levels)
@@ -235,9 +231,6 @@ class PositionScope(_OneByOne):
             y.unflatten(0, shape).movedim(-1, 1)
             for y, shape in zip(rows, shapes)
         ]
-
-    def divide(self, shape):
-        return shape[-2:]
 
     def locate(self, shapes, inputs, entries, centres, items):
         size = torch.tensor([s[-2:] for s in shapes])[inputs]  # (n, 2)

@@ -3,6 +3,10 @@
 Importance of an expert: the sum of its weights over the samples. Share: the
 part of the samples that it was selected for.
 """
+import math
+from typing import Optional, Tuple
+
+import torch
 from torch import Tensor
 
 EPS = 1e-10
@@ -41,3 +45,39 @@ def coefficient_of_variation(x: Tensor) -> Tensor:
 def living_experts(share: Tensor) -> int:
     """How many of (E,) experts have a share above zero."""
     return int((share > 0).sum())
+
+
+def usage_sums(weights: Tensor, places: Optional[Tensor] = None,
+               number: int = 1) -> Tensor:
+    """What decisions add up to, so that they need not be kept.
+
+    Args:
+        weights: (N, E) expert weights.
+        places: (N,) which of the places each is about; all one if None.
+        number: P, of places.
+
+    Returns:
+        (P, 2 + 2E) float64, as :func:`split_usage` reads it.
+    """
+    if places is None:
+        places = torch.zeros(len(weights), dtype=torch.long)
+    rows = torch.cat([
+        torch.ones_like(weights[:, :1]),
+        entropy_bits(weights)[:, None], weights, (weights > 0).to(weights)
+    ], dim=1).double()
+    return rows.new_zeros(number, rows.shape[1]).index_add_(
+        0, places.to(rows.device), rows)
+
+
+def split_usage(sums) -> Tuple:
+    """(..., 2 + 2E), a tensor or an array -> the number of decisions (...),
+    the sum of their entropies in bits (...), and by expert the sum of its
+    weights, and the number of decisions that selected it (..., E)."""
+    experts = sums.shape[-1] // 2 - 1
+    return (sums[..., 0], sums[..., 1], sums[..., 2:2 + experts],
+            sums[..., 2 + experts:])
+
+
+def entropy_bits(p: Tensor) -> Tensor:
+    """Entropy along the last axis; 0 log 0 = 0."""
+    return torch.special.entr(p).sum(dim=-1) / math.log(2)

@@ -3,7 +3,8 @@ import cv2
 import numpy as np
 import torch
 
-from mmdet_moe.analysis.records import LayerRecord, Picture, Records, Things
+from mmdet_moe.analysis.layer_record import LayerKeeper
+from mmdet_moe.analysis.records import Picture, Records, Things
 from mmdet_moe.layers import Decision, Routing
 from mmdet_moe.layers.scopes import LevelScope
 
@@ -21,7 +22,7 @@ def decision(weights, logits=None, scope=None, shapes=None):
                     levels=tuple(range(len(shapes or weights))))
 
 
-def records(tmp_path, pictures=24, constant=False, make=None):
+def records(tmp_path, pictures=24, constant=False, make=None, shown=()):
     """Two objects of one class per picture, one per level; picture i gives
     level 0 to expert 0 with weight i / pictures, level 1 to expert 1."""
     paths = []
@@ -33,6 +34,9 @@ def records(tmp_path, pictures=24, constant=False, make=None):
     decisions = [(make or decision)(
         row, np.ones((2, 2)) if constant else 9 * np.array(row))
         for row in rows]
+    keeper = LayerKeeper(top_k=2)
+    for i, one in enumerate(decisions):  # all rows, in their order
+        keeper.add(one, [np.arange(len(one.weights))], whole=i in shown)
     n = 2 * pictures
     objects = Things(
         picture=np.repeat(np.arange(pictures), 2),
@@ -46,6 +50,6 @@ def records(tmp_path, pictures=24, constant=False, make=None):
     return Records(
         pictures=[Picture(i, p, 40, 60) for i, p in enumerate(paths)],
         classes=['cell'], supercategories=None, levels=2,
-        layers=dict(moe=LayerRecord(decisions, 2)),
+        layers=dict(moe=keeper.record()), shown=list(shown),
         objects=objects, detections=objects[:0], ap=None, interventions={},
         over=dict(moe=np.concatenate([d.weights for d in decisions])))

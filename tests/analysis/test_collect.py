@@ -18,7 +18,13 @@ from mmdet_moe.analysis.interventions import Intervention, plan
 from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import assignment_table
 from mmdet_moe.files import DataError
-from mmdet_moe.layers import Forcing, MoELayer, moe_layers
+from mmdet_moe.layers import (
+    Forcing,
+    MoELayer,
+    moe_layers,
+    split_usage,
+    usage_sums,
+)
 from mmdet_moe.names import weights_field
 from mmdet_moe.sizes import SIZES
 
@@ -77,13 +83,13 @@ class Kept:
         return [np.zeros(len(d['scores']), bool) for d in detections]
 
 
-def collector(detector, data, interventions=(), lines=None):
+def collector(detector, data, interventions=(), lines=None, shown=()):
     return Collector(
         detector, coco=annotations(data),
         classes=[f'class {c}' for c in range(5)],
         img_ids=[s.img_id for s in data['data_samples']],
         interventions=interventions,
-        lines=io.StringIO() if lines is None else lines)
+        lines=io.StringIO() if lines is None else lines, shown=shown)
 
 
 def same(a, b):
@@ -137,7 +143,7 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
             changed[i] |= not same(ours, usual)
     # Nothing changes without an expert that is not used, or with another one
     # in its place, nor with K' = K.
-    used = {name: layer.weights.max(axis=0) > 0
+    used = {name: split_usage(layer.sums.sum(axis=(0, 1)))[3] > 0
             for name, layer in run.records().layers.items()}
     assert changed == {
         i: i.value != MOE['top_k'] if i.kind == 'top_k' else
@@ -154,19 +160,24 @@ def test_what_is_kept_of_the_pictures(load_config):
         neck=dict(type='MoEFPN', moe=MOE, moe_in='output'))
     data, lines = batch(), io.StringIO()
     reference = detector.test_step(batch())
-    run = collector(detector, data, lines=lines)
+    run = collector(detector, data, lines=lines, shown=[0])
     run.process(data)
     records = run.records()
     head = records.layers['bbox_head.reg_subnet']
-    assert head.weights.shape == (2 * 5, 3)
-    assert head.place.tolist() == [0, 1, 2, 3, 4] * 2
+    assert head.sums.shape == (2, 5, 2 + 2 * 3)  # two pictures, five levels
+    assert records.shown == [0]
     for b, sample in enumerate(reference):
         mine = records.objects[records.objects.picture == b]
         assert mine.level.tolist() == sample.gt_origins.level_ids.tolist()
         found = records.detections[records.detections.picture == b]
         for name in records.layers:
-            assert records.layers[name].decisions[b].weights.tolist() == (
-                sample.decisions[name].weights.tolist())
+            layer, decision = records.layers[name], sample.decisions[name]
+            assert layer.sums[b].sum(axis=0) == pytest.approx(
+                usage_sums(decision.weights)[0].numpy())
+            assert (b in layer.decisions) == (b == 0)
+            if b == 0:
+                assert torch.equal(layer.decisions[0].weights,
+                                   decision.weights)
             assert records.weights(name, found) == pytest.approx(
                 sample.pred_instances[weights_field(name)].numpy())
     # a convolution of the neck sees one map, so all objects are under it
@@ -249,7 +260,8 @@ def test_metric_and_report_say_the_same(load_config, tmp_path):
     records = run.records()
     for name, table in metric.tables(metric.results)['layers'].items():
         layer = records.layers[name]
-        assert table['importance'] == pytest.approx(layer.weights.mean(axis=0))
+        number, _, weights, _ = split_usage(layer.sums.sum(axis=(0, 1)))
+        assert table['importance'] == pytest.approx(weights / number)
         # each column sums to 1, as a patch is one decision
         objects = records.objects[records.located(name, records.objects)]
         by_size = assignment_table(records.weights(name, objects),
@@ -282,18 +294,18 @@ def test_regions_and_queries_are_decisions(name, at, number, levels):
     run.process(data)
     records = run.records()
     layer = records.layers[at]
-    assert layer.maps == 0 and len(layer.weights) == 2 * number
-    assert records.levels == levels
     # regions have no order, and queries have
-    assert set(layer.place) == ({0} if levels else set(range(number)))
+    assert layer.sums.shape[:2] == (2, 1 if levels else number)
+    assert layer.maps == 0 and layer.sums[..., 0].sum() == 2 * number
+    assert records.levels == levels
     assert (records.objects.level >= 0).all() == bool(levels)
     under = records.objects.under[at]
     for b, other in enumerate(found):
         items = other.pred_instances.item_ids[:4]
         # Without NMS the best of several detections of one place matches.
         sure = 3 if levels else 1
-        assert (under[4 * b:4 * b + sure] - number * b).tolist() == (
-            items[:sure].tolist())
+        assert layer.weights[under[4 * b:4 * b + sure]] == pytest.approx(
+            other.decisions[at].weights[items[:sure]].numpy())
         assert under[4 * b + 3] == -1
 
 
@@ -312,7 +324,7 @@ def test_weights_over_boxes_are_those_of_the_same_objects(load_config):
     detector = build(load_config, bbox_head=dict(
         moe=dict(MOE, scope=dict(type='PositionScope')), moe_at='block',
         moe_in='cls'))
-    run = collector(detector, batch())
+    run = collector(detector, batch(), shown=[0, 1])
     run.process(batch())
     records = run.records()
     name, = records.layers
@@ -328,8 +340,6 @@ def test_weights_over_boxes_are_those_of_the_same_objects(load_config):
             for i in range(grid.shape[0]) for j in range(grid.shape[1])
             if x1 <= (j + 0.5) / grid.shape[1] * width <= x2
             and y1 <= (i + 0.5) / grid.shape[0] * height <= y2
-        ] or [decision.weights[objects.under[name][row]
-                               - sum(len(d.weights) for d in records.layers[
-                                   name].decisions[:objects.picture[row]])]]
+        ] or [torch.from_numpy(records.weights(name, objects[[row]])[0])]
         assert over[row] == pytest.approx(
             torch.stack(inside).mean(dim=0).numpy(), abs=1e-5)

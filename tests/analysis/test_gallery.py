@@ -26,15 +26,17 @@ def test_the_extremes_are_of_different_pictures(tmp_path):
 
 
 def test_the_gallery(tmp_path):
-    shown = gallery(records(tmp_path), 3, score_thr=0.3, room=10**6)
+    shown = gallery(records(tmp_path, shown=(0, 12, 23)), score_thr=0.3,
+                    room=10**6)
     assert [p.name for p in shown] == ['0.jpg', '12.jpg', '23.jpg']
     assert shown[1].weights['moe'] == [[(0, 0.5), (1, 0.5)], [(1, 1.0)]]
     boxes = shown[2].boxes
     assert [b.experts['moe'][0] for b in boxes] == [0, 1]
     assert (boxes[0].x, boxes[0].width, boxes[0].size) == (10, 20, 'small')
-    assert gallery(records(tmp_path), 0, score_thr=0.3, room=10**6) == []
+    assert gallery(records(tmp_path), score_thr=0.3, room=10**6) == []
     # a picture is less than 1 kB, its two boxes are counted as 2.4 kB
-    assert len(gallery(records(tmp_path), 3, score_thr=0.3, room=5000)) == 1
+    assert len(gallery(records(tmp_path, shown=(0, 12, 23)), score_thr=0.3,
+                       room=5000)) == 1
 
 
 def test_decisions_about_positions_are_painted(tmp_path):
@@ -45,8 +47,8 @@ def test_decisions_about_positions_are_painted(tmp_path):
             decision(weights, scope=PositionScope(), shapes=((1, 2, 3), )),
             extent=(40.0, 80.0))  # padded to the right
 
-    found = records(tmp_path, make=of_positions)
-    shown = gallery(found, 1, score_thr=0.3, room=10**6)[0]
+    found = records(tmp_path, make=of_positions, shown=[0])
+    shown = gallery(found, score_thr=0.3, room=10**6)[0]
     assert shown.weights == {}
     painted, = shown.maps['moe']
     assert (painted.width, painted.height) == (80, 40)

@@ -1,6 +1,8 @@
 """Planted assignments give the answers that are known."""
 import numpy as np
 import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
 
 from mmdet_moe.analysis.information import (
     expert_tells,
@@ -8,6 +10,7 @@ from mmdet_moe.analysis.information import (
     level_tells,
     mutual_information,
 )
+from mmdet_moe.layers import usage_sums
 
 PICTURES, LEVELS, E = 60, 3, 3
 
@@ -35,14 +38,16 @@ def test_mutual_information_by_hand():
     (np.array([[.5, .5, 0, 0], [0, 0, .5, .5]])[:, None], 1, 1),
 ])
 def test_input_dependence(weights, all_, given_place):
-    picture, place = (x.reshape(-1) for x in np.indices(weights.shape[:2]))
-    rows = weights.reshape(-1, weights.shape[-1])
-    assert input_dependence(rows, picture) == pytest.approx(all_)
-    assert input_dependence(rows, picture, place) == pytest.approx(given_place)
+    sums = np.stack([
+        usage_sums(torch.from_numpy(w), torch.arange(len(w)), len(w)).numpy()
+        for w in weights])
+    assert input_dependence(sums) == pytest.approx(all_)
+    assert input_dependence(sums, given_place=True) == (
+        pytest.approx(given_place))
     # a resample that takes one picture only sees no difference
     one = np.zeros((1, len(weights)))
     one[0, 0] = len(weights)
-    assert input_dependence(rows, picture, place, one) == pytest.approx(0)
+    assert input_dependence(sums, one, given_place=True) == pytest.approx(0)
 
 
 class World:
@@ -99,6 +104,8 @@ def test_by_level_only():
     world = World()
     tells = world.tells(world.level, world.size)
     assert tells.bits > 0.3 and tells.p_value == 1 / 200
+    assert tells.nmi == pytest.approx(normalized_mutual_info_score(
+        world.level.reshape(-1), world.size.reshape(-1)))
     lookup = world.lookup(world.level, world.size)
     assert lookup['bits'] == pytest.approx(tells.bits)
     given = world.tells(world.level, world.size, given_level=True)

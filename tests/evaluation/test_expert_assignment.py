@@ -6,7 +6,7 @@ import torch
 
 from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import assignment_table, usage
-from mmdet_moe.layers import Decision, Routing
+from mmdet_moe.layers import Decision, Routing, usage_sums
 from mmdet_moe.layers.scopes import LevelScope
 from mmdet_moe.sizes import size_of
 
@@ -17,7 +17,8 @@ def test_sizes_are_coco_s():
 
 
 def test_usage_by_hand():
-    table = usage(np.array([[0.75, 0.25, 0.0], [0.25, 0.75, 0.0]]))
+    weights = torch.tensor([[0.75, 0.25, 0.0], [0.25, 0.75, 0.0]])
+    table = usage(usage_sums(weights)[0].numpy())
     assert table['importance'] == [0.5, 0.5, 0.0]
     assert table['share'] == [1.0, 1.0, 0.0]
     assert table['living_experts'] == 2

@@ -66,8 +66,12 @@ def test_a_box_is_under_the_patch_that_its_centre_is_in():
     assert decision.find(at, zero).tolist() == [0, 0, 1, 2, 3, 3]
     assert decision.at(at, zero)[:, 0].tolist() == [1, 1, 0, 0, 1, 1]
     assert decision.find(at, zero + 1).tolist() == [4, 4, 4, 4, 5, 5]
-    assert decision.grid(0).tolist() == [[0, 1], [2, 3]]
+    assert decision.grid(0).tolist() == [
+        [0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [2, 2, 3, 3, 3], [2, 2, 3, 3, 3]]
     assert decision.grid(1).tolist() == [[4, 5]]
+    # four positions of patch 0, and two of patch 1
+    third = decision.over(torch.tensor([[0.0, 0, 30, 20]]), zero[:1])
+    assert third[0].tolist() == pytest.approx([2 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize('grid', [1, 2, 3, 5])
