@@ -1,13 +1,13 @@
 """The tables of benchmarks/objects.py: means over seeds, with intervals.
 
-Intervals are Welch's 95 % confidence intervals of the difference of two means
-over seeds (scipy.stats.ttest_ind).
+Intervals are 95 % confidence intervals over seeds: Welch's of the difference of
+two means (scipy.stats.ttest_ind), or of a mean (scipy.stats.ttest_1samp).
 """
 from itertools import product
 from typing import Dict, Iterator, List, Sequence
 
 import numpy as np
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_1samp, ttest_ind
 from terminaltables import GithubFlavoredMarkdownTable
 
 #: AP by size.
@@ -61,8 +61,8 @@ def _twin(arm: str, results: Results) -> str:
 
 def _told(results: Results):
     head = ['arm', 'layer', *(text for of in PROPERTIES for text in (
-        f'{of}, %', f'{of} - random gate')), 'NMI with the domain',
-        'living experts', 'importance CV']
+        f'{of}, %', f'{of} - random gate', f'{of} - drawn gates')),
+        'NMI with the domain', 'living experts', 'importance CV']
     rows = []
     for arm, layer in _layers(results):
         random = results.get(f'{arm.split(",")[0]}, random gate', [])
@@ -71,8 +71,14 @@ def _told(results: Results):
             mine, theirs = ([
                 _part(line['layers'][layer], of) for line in lines
             ] for lines in (results[arm], random))
-            told += [_mean(mine), '' if 'random' in arm else _difference(
-                mine, theirs)]
+            told += [
+                _mean(mine),
+                '' if 'random' in arm else _difference(mine, theirs),
+                _mean_with_interval([
+                    _beyond_drawn(line['layers'][layer], of)
+                    for line in results[arm]
+                ])
+            ]
         rows.append([
             arm, _short(layer), *told,
             _mean([_nmi(line['layers'][layer]) for line in results[arm]], 3),
@@ -85,10 +91,23 @@ def _told(results: Results):
 def _part(table: dict, of: str) -> float:
     """What a layer tells of a property, beyond the level if there are any, in
     per cent of what there is to tell; NaN where that is not known."""
+    found = _row(table, of).get('normalised')
+    return float('nan') if found is None else 100 * found
+
+
+def _beyond_drawn(table: dict, of: str) -> float:
+    """The same, less what gates tell that are drawn at random and see the same
+    features."""
+    row = _row(table, of)
+    if not row.get('bits') or row.get('random_bits') is None:
+        return float('nan')
+    return 100 * row['normalised'] * (1 - row['random_bits'] / row['bits'])
+
+
+def _row(table: dict, of: str) -> dict:
     rows = {row['given_level']: row for row in table['specialisation']
             if row['of'] == of}
-    found = rows.get(True, rows.get(False, {})).get('normalised')
-    return float('nan') if found is None else 100 * found
+    return rows.get(True, rows.get(False, {}))
 
 
 def _nmi(table: dict) -> float:
@@ -101,7 +120,8 @@ def _nmi(table: dict) -> float:
 def _functions(results: Results):
     head = ['arm', 'layer', 'losses below 0, of all', 'largest loss, points',
             'pairs doubly dissociated: without them',
-            'with others in their place', 'pairs not interchangeable']
+            'with others in their place', 'pairs not interchangeable',
+            'AP lost if drawn gates choose']
     rows = []
     for arm, layer in _layers(results):
         parts, worst, counts = [], [], []
@@ -114,8 +134,17 @@ def _functions(results: Results):
             worst.append(100 * min(below, default=0))
             counts.append([len(x) for x in _pairs(table['functions'])])
         rows.append([arm, _short(layer), _mean(parts) + ' %', _mean(worst),
-                     *map(_mean, zip(*counts))])
+                     *map(_mean, zip(*counts)), _mean_with_interval([
+                         _lost_by_drawn(line['layers'][layer])
+                         for line in results[arm]
+                     ])])
     return head, rows
+
+
+def _lost_by_drawn(table: dict) -> float:
+    """Points of AP; NaN if it is not known."""
+    found = table['functions'].get('at_random', {}).get('all objects')
+    return 100 * found[0] if found else float('nan')
 
 
 def _pairs(functions: dict) -> List[list]:
@@ -154,6 +183,13 @@ def _mean(values: Sequence[float], digits: int = 1) -> str:
     spread = (f' ± {values.std(ddof=1):.{digits}f}'
               if len(values) > 1 else '')
     return f'{values.mean():.{digits}f}{spread}'
+
+
+def _mean_with_interval(values: Sequence[float]) -> str:
+    if len(values) < 2 or np.isnan(values).any():
+        return ''
+    low, high = ttest_1samp(values, 0).confidence_interval()
+    return f'{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]'
 
 
 def _difference(values: Sequence[float], others: Sequence[float]) -> str:

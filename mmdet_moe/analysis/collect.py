@@ -1,6 +1,7 @@
 """One run over the test pictures: detections, decisions, interventions."""
 import json
 from collections import defaultdict
+from contextlib import nullcontext
 from typing import Container, Dict, List, Optional, Sequence, TextIO
 
 import numpy as np
@@ -73,6 +74,10 @@ class Collector:
         }
         #: By layer the mean weights over the box of each object.
         self.over: Dict[str, List[np.ndarray]] = defaultdict(list)
+        #: By layer and random gate the weights of each object.
+        self.at_random: Dict[tuple, List[np.ndarray]] = defaultdict(list)
+        #: Objects of the latest batch, picture by picture.
+        self.latest: List[Boxes] = []
         self.left_out: Dict[str, str] = {}
         self.objects: List[Things] = []
         self.detections: List[Things] = []
@@ -95,15 +100,26 @@ class Collector:
             self._keep(samples)
             for sample in data['data_samples']:
                 del sample.gt_instances  # need no levels once more
-            with self.model.decision_reporter.paused():
-                for intervention, ap in self._wanted().items():
-                    if ap is self.ap:
-                        continue
+            for intervention, ap in self._wanted().items():
+                if ap is not self.ap:
                     with kept.overruled(intervention.layer), \
                             intervention.applied(self.model):
-                        samples = self.model(**data, mode='predict')
-                    ap.add([s.img_id for s in samples],
-                           [_found(detections_of(s)) for s in samples])
+                        self._intervene(intervention, ap, data)
+
+    def _intervene(self, intervention: Intervention, ap: AveragePrecision,
+                   data: dict) -> None:
+        random = intervention.kind == 'random_gate'
+        with nullcontext() if random else (
+                self.model.decision_reporter.paused()):
+            samples = self.model(**data, mode='predict')
+        ap.add([s.img_id for s in samples],
+               [_found(detections_of(s)) for s in samples])
+        if random:
+            name = intervention.layer
+            self.at_random[name, intervention.value] += [
+                objects.at(sample.decisions[name])
+                for objects, sample in zip(self.latest, samples)
+            ]
 
     def _annotated(self, sample) -> InstanceData:
         boxes, labels, _ = annotated(self.coco, self.cat_ids, sample.img_id)
@@ -136,12 +152,14 @@ class Collector:
         results = [detections_of(sample) for sample in samples]
         hits = self.ap.add([s.img_id for s in samples],
                            [_found(found) for found in results])
+        self.latest = []
         for sample, found, true in zip(samples, results, hits):
             height, width = sample.ori_shape[:2]
             self.pictures.append(
                 Picture(sample.img_id, sample.img_path, height, width,
                         self.coco.imgs[sample.img_id].get('domain')))
             objects = objects_of(sample, self.coco, self.cat_ids)
+            self.latest.append(objects)
             if 'gt_origins' in sample:
                 self.levels_by = sample.gt_origins.levels_by
             under, rows = _under(sample, objects), {}
@@ -218,6 +236,11 @@ class Collector:
             layers=layers,
             objects=Things.cat(self.objects, list(layers)),
             over={name: np.concatenate(self.over[name]) for name in layers},
+            at_random={
+                name: [np.concatenate(rows) for (of, _), rows in
+                       self.at_random.items() if of == name]
+                for name in layers
+            },
             detections=Things.cat(self.detections, list(layers)),
             ap=self.ap,
             interventions=self._wanted(),

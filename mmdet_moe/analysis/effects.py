@@ -24,9 +24,12 @@ class Lost:
         without: By expert, without it.
         replaced: By pair of experts, when the second one does what the first
             one is selected for.
+        at_random: For each gate that was drawn at random, when it chooses the
+            experts.
     """
     without: Dict[int, Losses] = field(default_factory=dict)
     replaced: Dict[Tuple[int, int], Losses] = field(default_factory=dict)
+    at_random: List[Losses] = field(default_factory=list)
 
 
 def effects(records: Records, base: np.ndarray, counts: np.ndarray
@@ -41,14 +44,28 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
         counts: (R, I) how often each picture is in each resample.
 
     Returns:
-        A row for each intervention; and by layer what each group of objects,
-        by size and by class, loses, and all objects together.
+        A row for each intervention but random gates; and by layer what each
+        group of objects, by size and by class, loses, and all together.
     """
     rows: List[dict] = []
     lost: Dict[str, Lost] = defaultdict(Lost)
     for intervention, ap in records.interventions.items():
         own = base if ap is records.ap else precisions(ap, counts)
         before, after = metrics_of(base), metrics_of(own)
+        losses = {
+            **{group: before[name] - after[name]
+               for name, group in SIZES.items()},
+            **{f'objects of class {name}': of_class for name, of_class in zip(
+                records.classes, by_class(base) - by_class(own))}
+        }
+        of_all = {ALL: before['AP'] - after['AP'], **losses}
+        if intervention.kind == 'drop':
+            lost[intervention.layer].without[intervention.value] = losses
+        elif intervention.kind == 'replace':
+            lost[intervention.layer].replaced[intervention.value] = of_all
+        elif intervention.kind == 'random_gate':
+            lost[intervention.layer].at_random.append(of_all)
+            continue
         rows.append(
             dict(
                 layer=intervention.layer,
@@ -61,17 +78,6 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
                      for name in METRICS}),
                 difference_by_class=_classes(
                     by_class(own) - by_class(base), records.classes)))
-        losses = {
-            **{group: before[name] - after[name]
-               for name, group in SIZES.items()},
-            **{f'objects of class {name}': of_class for name, of_class in zip(
-                records.classes, by_class(base) - by_class(own))}
-        }
-        if intervention.kind == 'drop':
-            lost[intervention.layer].without[intervention.value] = losses
-        elif intervention.kind == 'replace':
-            lost[intervention.layer].replaced[intervention.value] = dict(
-                losses, **{ALL: before['AP'] - after['AP']})
     return rows, lost
 
 
@@ -89,17 +95,16 @@ def functions(lost: Lost, used: Container[int]) -> dict:
         group loses on the mean when another expert that is used does what this
         one is selected for; ``dissociations_by_others``, by that;
         ``not_interchangeable``: pairs of experts in use neither of which can
-        do the work of the other, with what all objects lose.
+        do the work of the other, with what all objects lose;
+        ``at_random``: what each group loses on the mean when a gate that was
+        drawn at random chooses the experts; empty if there was none.
     """
     replaced = {pair: losses for pair, losses in lost.replaced.items()
                 if pair[0] in used and pair[1] in used}
     by_others = {
-        e: {
-            group: np.mean([losses[group] for (selected, _), losses in
-                            replaced.items() if selected == e], axis=0)
-            for group in (ALL, *groups)
-        }
-        for e, groups in lost.without.items()
+        e: _mean([losses for (selected, _), losses in replaced.items()
+                  if selected == e])
+        for e in lost.without
         if any(selected == e for selected, _ in replaced)
     }
     pairs = []
@@ -117,7 +122,14 @@ def functions(lost: Lost, used: Container[int]) -> dict:
             e: {group: x for group, x in groups.items() if group != ALL}
             for e, groups in by_others.items()
         }),
-        not_interchangeable=pairs)
+        not_interchangeable=pairs,
+        at_random=in_json(_mean(lost.at_random)))
+
+
+def _mean(losses: Sequence[Losses]) -> Losses:
+    """Of each group."""
+    return {group: np.mean([one[group] for one in losses], axis=0)
+            for group in (losses[0] if losses else ())}
 
 
 def _dissociations(losses: Dict[int, Losses]) -> dict:

@@ -12,7 +12,7 @@ pictures: neither objects that share a decision nor decisions about one picture
 are independent, and pictures have as many objects as they like.
 """
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -82,12 +82,17 @@ class Dependence:
             1 only if the property says the expert, too. None if both are 0.
         chance: Bits to expect if the expert told nothing.
         p_value: Probability of as much, or more, if it told nothing.
+        random_bits: Of the same experts, chosen by gates that are drawn at
+            random; None if there was none.
+        random_p_value: Probability of as much, or more, by such a gate.
     """
     bits: float
     normalised: Optional[float]
     nmi: Optional[float]
     chance: float
     p_value: float
+    random_bits: Optional[float] = None
+    random_p_value: Optional[float] = None
 
 
 def expert_tells(weights: np.ndarray,
@@ -97,7 +102,8 @@ def expert_tells(weights: np.ndarray,
                  picture: np.ndarray,
                  rng: np.random.Generator,
                  level: Optional[np.ndarray] = None,
-                 permutations: int = 999) -> Dependence:
+                 permutations: int = 999,
+                 at_random: Sequence[np.ndarray] = ()) -> Dependence:
     r"""I(expert; group), or I(expert; group | level), with its p-value.
 
     An object with weights w in group g has the score
@@ -118,6 +124,9 @@ def expert_tells(weights: np.ndarray,
         permutations: How often signs are drawn, at least once; p is
             ``(1 + as much or more) / (1 + permutations)`` (Phipson and Smyth
             2010).
+        at_random: Of each random gate the weights that the objects would
+            have, (n, E). Features are sorted by class before a gate has
+            learned anything, so any function of them tells something.
     """
     level = np.zeros_like(group) if level is None else level
     levels = int(level.max()) + 1
@@ -149,16 +158,25 @@ def expert_tells(weights: np.ndarray,
     ])
     # sums in another order: equal up to rounding
     reached = int((chance >= observed - 1e-9).sum())
-    joint = (by_both @ weights).reshape(levels, groups, -1)
     size = number[:, 0] / len(group)
-    bits, most, own = (float(size @ x) for x in (
-        mutual_information(joint), _bits(part), _bits(mean)))
+
+    def told(w: np.ndarray) -> float:
+        joint = (by_both @ w).reshape(levels, groups, -1)
+        return float(size @ mutual_information(joint))
+
+    bits, most, own = told(weights), *(
+        float(size @ _bits(x)) for x in (part, mean))
+    drawn = np.array([told(w) for w in at_random])
     return Dependence(
         bits=bits,
         normalised=bits / most if most > 0 else None,
         nmi=2 * bits / (most + own) if most + own > 0 else None,
         chance=float(chance.mean()),
-        p_value=(1 + reached) / (1 + permutations))
+        p_value=(1 + reached) / (1 + permutations),
+        **dict(
+            random_bits=float(drawn.mean()),
+            random_p_value=(1 + int((drawn >= bits - 1e-9).sum())) /
+            (1 + len(drawn))) if len(drawn) else {})
 
 
 def level_tells(weights: np.ndarray, group: np.ndarray, *, groups: int,

@@ -10,6 +10,8 @@ from mmdet_moe.layers import Forcing, MoELayer, forced
 #: Up to so many experts each takes the place of each other one: there are
 #: E (E - 1) such runs.
 MOST_REPLACED = 8
+#: Gates that are drawn at random; p can be 0.05 at best.
+RANDOM_GATES = 19
 
 
 @dataclass(frozen=True)
@@ -19,24 +21,28 @@ class Intervention:
     Attributes:
         layer: Its name in the model.
         forcing: An expert that does everything, one that is dropped, one in
-            the place of another, or how many are run per sample.
+            the place of another, how many are run per sample, or a gate that
+            is drawn at random.
     """
     layer: str
     forcing: Forcing
 
     @property
-    def kind(self) -> Literal['expert', 'drop', 'replace', 'top_k']:
+    def kind(self) -> Literal['expert', 'drop', 'replace', 'top_k',
+                              'random_gate']:
         """What is changed."""
         if self.forcing.expert is not None:
             return 'expert'
         if self.forcing.replace:
             return 'replace'
+        if self.forcing.random_gate is not None:
+            return 'random_gate'
         return 'drop' if self.forcing.drop else 'top_k'
 
     @property
     def value(self) -> Union[int, Tuple[int, int]]:
-        """Which expert, or how many; of ``'replace'`` the expert that is
-        selected and the one that does its work."""
+        """Which expert, how many, or which random gate; of ``'replace'`` the
+        expert that is selected and the one that does its work."""
         value = getattr(self.forcing, self.kind)
         return value[0] if self.kind == 'drop' else value
 
@@ -47,7 +53,8 @@ class Intervention:
 
 def plan(layers: Dict[str, MoELayer]) -> List[Intervention]:
     """Each expert alone, each dropped, each in the place of each other one
-    (of up to ``MOST_REPLACED``), and K' = 1..E, layer by layer.
+    (of up to ``MOST_REPLACED``), K' = 1..E, and ``RANDOM_GATES`` gates, layer
+    by layer.
 
     K' = K is among them, though it changes nothing: it is a point of the
     curve over K'.
@@ -60,5 +67,7 @@ def plan(layers: Dict[str, MoELayer]) -> List[Intervention]:
             *(Forcing(replace=pair)
               for pair in permutations(range(layer.num_experts), 2)
               if layer.num_experts <= MOST_REPLACED),
-            *(Forcing(top_k=k + 1) for k in range(layer.num_experts)))
+            *(Forcing(top_k=k + 1) for k in range(layer.num_experts)),
+            *(Forcing(random_gate=seed) for seed in range(RANDOM_GATES)
+              if layer.top_k < layer.num_experts))
     ]

@@ -4,7 +4,7 @@ Every number that is a mean over pictures has a 95 % interval ``low``, ``high``
 by bootstrap over the pictures.
 """
 from dataclasses import asdict, dataclass
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -134,8 +134,8 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         objects=_by_group(records, name, records.objects, counts),
         true_positives=_by_group(records, name, correct, counts),
         specialisation=_specialisation(
-            records, name, records.layers[name].weights[
-                records.objects.under[name]], options),
+            records, name, layer.weights[records.objects.under[name]],
+            options, records.at_random.get(name, ())),
         specialisation_over_boxes=_specialisation(
             records, name, records.over[name], options)
         if layer.patches > 1 else None)
@@ -251,14 +251,17 @@ def _input_dependence(layer: LayerRecord, counts: np.ndarray) -> dict:
 
 
 def _specialisation(records: Records, name: str, weights: np.ndarray,
-                    options: Options) -> List[dict]:
+                    options: Options,
+                    at_random: Sequence[np.ndarray] = ()) -> List[dict]:
     """A row for each question: does the expert tell size, level, class?
 
     And the domain also given the size: a domain may have small objects only.
-    ``weights`` are those of all objects, (n, E).
+    ``weights`` are those of all objects, (n, E), and so is each of those by a
+    random gate.
     """
     located = records.located(name, records.objects)
     things, weights = records.objects[located], weights[located]
+    at_random = [own[located] for own in at_random]
     level = things.level.astype(int)
     rng = np.random.default_rng(options.seed)
 
@@ -272,7 +275,8 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
             picture=things.picture[asked],
             rng=rng,
             level=None if given is None else given[asked],
-            permutations=options.permutations)
+            permutations=options.permutations,
+            at_random=[own[asked] for own in at_random])
         return dict(of=of, given_level=given_level,
                     objects=int(asked.sum()), **asdict(tells),
                     by_level_only=lookup)

@@ -1,7 +1,8 @@
 """Forcing: run a trained layer with other experts than its gate would choose.
 
 For evaluation only: K' experts instead of K, one expert for everything,
-without some of them, or one in the place of another; see :class:`.Forcing`.
+without some of them, one in the place of another, or those that a random gate
+chooses; see :class:`.Forcing`.
 """
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -22,7 +23,8 @@ def force(model: nn.Module,
           top_k: Optional[int] = None,
           expert: Optional[int] = None,
           drop: Union[int, Sequence[int]] = (),
-          replace: Sequence[int] = ()) -> None:
+          replace: Sequence[int] = (),
+          random_gate: Optional[int] = None) -> None:
     """Overrule the gates of MoE layers in evaluation, until told otherwise.
 
     ``force(model)`` gives the choice back to all gates.
@@ -36,6 +38,8 @@ def force(model: nn.Module,
         drop: An expert, or several, not to run.
         replace: Two experts; the second one does what the first one is
             selected for.
+        random_gate: Seed of a gate that is drawn at random and chooses the
+            experts in the place of the layer's own.
 
     Raises:
         ValueError: A pattern matches no layer, or a layer has no such expert.
@@ -45,7 +49,7 @@ def force(model: nn.Module,
         fail('drop', drop, 'an expert, or a list of them')
     if not isinstance(replace, (list, tuple)):
         fail('replace', replace, 'two experts')
-    forcing = Forcing(top_k, expert, tuple(drop), tuple(replace))
+    forcing = Forcing(top_k, expert, tuple(drop), tuple(replace), random_gate)
     chosen = match_layers(model, layers)
     for name, layer in chosen.items():
         try:

@@ -21,11 +21,17 @@ from .decision import Decision
 from .dispatch import build_dispatch
 from .distributed import all_reduce_sum
 from .experts import without_in_place
-from .gates import GATES, GateNoise, global_average_pool
+from .gates import GATES, GateNoise, RandomGate, global_average_pool
 from .hard_constraints import HARD_CONSTRAINTS
 from .padding import real_tokens
 from .recorder import Call, Recorder, StepSummary, collect
-from .routing import ROUTING_FUNCTIONS, Forcing, Routing, top_k_routing
+from .routing import (
+    ROUTING_FUNCTIONS,
+    Forcing,
+    Routing,
+    select,
+    top_k_routing,
+)
 from .scopes import SCOPES, Scope, Shape
 from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
 from .statistics import weighted_sum
@@ -228,6 +234,9 @@ class MoELayer(nn.Module):
             routing = self._route(draw, top_k, masked)
             if self.forcing is not None:
                 routing = self.forcing.replaced(routing)
+                if self.forcing.random_gate is not None:
+                    routing = routing.sent_to(
+                        self._chosen_at_random(inputs, routing))
             return Decision(routing, self.scope, shapes)
         if not (self.recording and torch.is_grad_enabled()):
             return Decision(
@@ -323,6 +332,14 @@ class MoELayer(nn.Module):
                                decide(global_average_pool, inputs))
         noise = torch.randn_like(scale) * scale
         return dict(logits=logits + noise, noise=noise, noise_scale=scale)
+
+    def _chosen_at_random(self, inputs: Levels, routing: Routing) -> Tensor:
+        """(N, K) the experts that a random gate chooses."""
+        gate = RandomGate(self.in_channels, self.num_experts,
+                          self.forcing.random_gate).to(routing.logits.device)
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            logits = gate(self.scope.decide(gate.features, inputs))
+        return select(logits, routing.experts.shape[1])[0]
 
     def _constrained_routing(self, draw: Dict[str, Tensor]) -> Routing:
         masked = None if self.hard_constraint is None else (

@@ -36,6 +36,13 @@ class Routing:
         chosen = torch.zeros_like(self.masked).scatter(-1, self.experts, True)
         return ~chosen.gather(-1, free).all(dim=-1)
 
+    def sent_to(self, experts: Tensor) -> 'Routing':
+        """To other experts (N, K), with the same weights: that of the first
+        choice goes to the first of them."""
+        weights = torch.zeros_like(self.weights).scatter(
+            -1, experts, self.weights.gather(-1, self.experts))
+        return dataclasses.replace(self, weights=weights, experts=experts)
+
     def detach(self) -> 'Routing':
         """The same decision without its graph."""
         return self._rows(Tensor.detach)
@@ -82,11 +89,14 @@ class Forcing:
         drop: Experts that are not run.
         replace: Two experts: what the first one is selected for goes to the
             second one, with the same weight.
+        random_gate: Seed of a :class:`.RandomGate` that chooses the experts.
+            The gate only weighs the first, the second and so on. Used alone.
     """
     top_k: Optional[int] = None
     expert: Optional[int] = None
     drop: Tuple[int, ...] = ()
     replace: Tuple[int, ...] = ()
+    random_gate: Optional[int] = None
 
     def choice(self, top_k: int, num_experts: int) -> Tuple[int, Tensor]:
         """What it means for a layer of E experts, trained with K.
@@ -99,6 +109,10 @@ class Forcing:
                 contradict each other.
         """
         last = num_experts - 1
+        if self.random_gate is not None:
+            check_int('random_gate', self.random_gate, 0)
+            if self != Forcing(random_gate=self.random_gate):
+                fail('random_gate', self.random_gate, 'used alone')
         if self.replace:
             if len(self.replace) != 2 or len(set(self.replace)) < 2:
                 fail('replace', self.replace, 'two experts')

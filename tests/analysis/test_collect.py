@@ -14,7 +14,11 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from mmdet_moe.analysis.collect import Collector
-from mmdet_moe.analysis.interventions import Intervention, plan
+from mmdet_moe.analysis.interventions import (
+    RANDOM_GATES,
+    Intervention,
+    plan,
+)
 from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import assignment_table
 from mmdet_moe.files import DataError
@@ -147,7 +151,7 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
             for name, layer in run.records().layers.items()}
     assert changed == {
         i: i.value != MOE['top_k'] if i.kind == 'top_k' else
-        i.kind == 'expert' or
+        i.kind in ('expert', 'random_gate') or
         used[i.layer][i.value[0] if i.kind == 'replace' else i.value]
         for i in chosen}
     assert all('forward' not in vars(m) for m in detector.modules())
@@ -315,7 +319,8 @@ def test_the_plan():
         ('expert', 0), ('expert', 1), ('expert', 2), ('drop', 0), ('drop', 1),
         ('drop', 2), ('replace', (0, 1)), ('replace', (0, 2)),
         ('replace', (1, 0)), ('replace', (1, 2)), ('replace', (2, 0)),
-        ('replace', (2, 1)), ('top_k', 1), ('top_k', 2), ('top_k', 3)]
+        ('replace', (2, 1)), ('top_k', 1), ('top_k', 2), ('top_k', 3),
+        *(('random_gate', seed) for seed in range(RANDOM_GATES))]
     assert plan(layers)[0] == Intervention('a', Forcing(expert=0))
 
 

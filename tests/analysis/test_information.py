@@ -92,6 +92,23 @@ def test_by_size():
     assert world.tells(world.size, world.label).p_value > 0.05
 
 
+def test_random_gates_may_tell_as_much():
+    """Of nine random gates two know the size, and the others the level."""
+    world = World()
+    told = {}
+    for gate in (world.size, world.level):
+        told[id(gate)] = expert_tells(
+            np.eye(E)[gate.reshape(-1)], world.size.reshape(-1), groups=3,
+            picture=np.arange(PICTURES).repeat(LEVELS),
+            rng=np.random.default_rng(1), permutations=19, at_random=[
+                np.eye(E)[g.reshape(-1)]
+                for g in [world.size] * 2 + [world.level] * 7])
+    size, level = told.values()
+    assert size.random_p_value == 3 / 10 and level.random_p_value == 1
+    assert size.random_bits == level.random_bits == pytest.approx(
+        (2 * size.bits + 7 * level.bits) / 9)
+
+
 def test_by_class():
     world = World()
     assert world.tells(world.label, world.label).normalised == pytest.approx(1)
