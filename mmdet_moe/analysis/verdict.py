@@ -3,7 +3,7 @@ from typing import Dict, List, Optional, Sequence
 
 from mmdet_moe.layers.statistics import NEGLIGIBLE
 
-from .effects import SIZES
+from .effects import ALL, SIZES
 
 #: p up to which something is told beyond chance.
 SIGNIFICANT = 0.05
@@ -73,7 +73,26 @@ def _knowledge(rows: Sequence[dict]) -> str:
         start = ('The experts of this layer are no specialists for ' +
                  ' or '.join((['levels'] if level is not None else []) + asked)
                  + '.')
-    return f'{start} {told}'.strip()
+    return ' '.join(filter(None, (start, told, _at_random(known))))
+
+
+def _at_random(rows: Dict[str, dict]) -> str:
+    """Whether what the experts tell needs a gate that has learned it."""
+    told = {of: row['random_p_value'] for of, row in rows.items()
+            if row['p_value'] <= SIGNIFICANT
+            and row.get('random_p_value') is not None}
+    more, same = ([f'{of} (p = {p:.3f})' for of, p in told.items()
+                   if (p <= SIGNIFICANT) == beyond]
+                  for beyond in (True, False))
+    said = []
+    if more:
+        said.append('Gates that are drawn at random and see the same features '
+                    f'tell less of {" and ".join(more)}.')
+    if same:
+        said.append('Gates that are drawn at random tell as much of '
+                    f'{" and ".join(same)}, so that it was learned is not '
+                    'shown.')
+    return ' '.join(said)
 
 
 _PLURAL = {'size': 'sizes', 'class': 'classes', 'domain': 'domains'}
@@ -119,7 +138,7 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
     if not any(row['kind'] == 'drop' for row in interventions):
         return []
     functions = layer['functions']
-    said = []
+    said = _choice(functions['at_random'])
     if functions['by_others']:
         used = len(functions['by_others'])
         pairs = used * (used - 1) // 2
@@ -133,6 +152,18 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
                           'when other experts do the work of {}')]
           if functions['by_others'] else [])
     ]
+
+
+def _choice(lost: Dict[str, dict]) -> List[str]:
+    """What the choice of the gate is worth."""
+    found = lost.get(ALL)
+    if not found or found['interval'] is None:
+        return []
+    if found['interval']['low'] > 0:
+        return [f'When random gates choose, AP falls by {_change(found)} '
+                'points.']
+    return ['That the choice of the gate matters for AP is not shown: when '
+            f'random gates choose, {_change(found)} points are lost.']
 
 
 def _dissociations(dissociations: dict, how: str) -> str:

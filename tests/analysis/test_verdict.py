@@ -81,14 +81,15 @@ def test_what_experts_can_do_by_hand():
     assert functions(lost, used={0, 1})['not_interchangeable'] == []
 
 
-def row(of, given_level, part, p):
-    return dict(of=of, given_level=given_level, normalised=part, p_value=p)
+def row(of, given_level, part, p, random=None):
+    return dict(of=of, given_level=given_level, normalised=part, p_value=p,
+                random_p_value=random)
 
 
 def layer(*rows, bits=0.5, living=4, dissociations=(), p=0.002):
     return dict(
         experts=4, living_experts=living, specialisation=rows,
-        functions=dict(by_others={}, dissociations=dict(
+        functions=dict(at_random={}, by_others={}, dissociations=dict(
             found=list(dissociations), by_chance=0.2, p_value=p)),
         input_dependence=dict(
             most=2.0, all=dict(bits=bits, interval=dict(low=bits, high=bits))))
@@ -126,6 +127,23 @@ def test_objects():
     assert regions == [
         'The experts of this layer are no specialists for classes. '
         'The expert tells nothing of class beyond chance (p = 0.300).']
+
+
+def test_random_gates():
+    told = layer(row('size', False, 0.3, 0.001, random=0.05),
+                 row('class', False, 0.4, 0.001, random=0.35))
+    assert verdict(told, [])[0].endswith(
+        ' Gates that are drawn at random and see the same features tell less '
+        'of size (p = 0.050). Gates that are drawn at random tell as much of '
+        'class (p = 0.350), so that it was learned is not shown.')
+    for low, expected in (
+            (0.01, 'When random gates choose, AP falls by 2.0 [1.0, 4.0] '
+             'points.'),
+            (-0.01, 'That the choice of the gate matters for AP is not shown: '
+             'when random gates choose, 2.0 [-1.0, 4.0] points are lost.')):
+        told['functions']['at_random'] = {
+            ALL: dict(value=0.02, interval=dict(low=low, high=0.04))}
+        assert expected in verdict(told, [dropped(0)])
 
 
 def test_collapse():
