@@ -1,12 +1,22 @@
 """Interventions: what becomes of the detections if experts are overruled."""
 from dataclasses import asdict, dataclass
 from itertools import permutations
-from typing import ContextManager, Dict, List, Literal, Tuple, Union
+from typing import (
+    Collection,
+    ContextManager,
+    Dict,
+    List,
+    Literal,
+    Tuple,
+    Union,
+)
 
 from torch import nn
 
 from mmdet_moe.layers import Forcing, MoELayer, forced
 
+#: What can be changed.
+KINDS = ('expert', 'drop', 'replace', 'top_k', 'random_gate')
 #: Up to so many experts each takes the place of each other one: there are
 #: E (E - 1) such runs.
 MOST_REPLACED = 8
@@ -51,15 +61,20 @@ class Intervention:
         return forced(model, layers=self.layer, **asdict(self.forcing))
 
 
-def plan(layers: Dict[str, MoELayer]) -> List[Intervention]:
+def plan(layers: Dict[str, MoELayer],
+         kinds: Collection[str] = KINDS) -> List[Intervention]:
     """Each expert alone, each dropped, each in the place of each other one
     (of up to ``MOST_REPLACED``), K' = 1..E, and ``RANDOM_GATES`` gates, layer
     by layer.
 
     K' = K is among them, though it changes nothing: it is a point of the
     curve over K'.
+
+    Args:
+        layers: By name.
+        kinds: Which of these, out of ``KINDS``.
     """
-    return [
+    every = [
         Intervention(name, forcing) for name, layer in layers.items()
         if layer.num_experts > 1 for forcing in (
             *(Forcing(expert=e) for e in range(layer.num_experts)),
@@ -71,3 +86,4 @@ def plan(layers: Dict[str, MoELayer]) -> List[Intervention]:
             *(Forcing(random_gate=seed) for seed in range(RANDOM_GATES)
               if layer.top_k < layer.num_experts))
     ]
+    return [one for one in every if one.kind in kinds]

@@ -3,7 +3,7 @@ import json
 from hashlib import sha256
 from pathlib import Path
 from textwrap import fill
-from typing import Dict, List, Optional, Sequence
+from typing import Collection, Dict, List, Optional, Sequence
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -25,7 +25,7 @@ from .embedding import embed
 from .experts import check_experts
 from .figures import Illustration, illustrate
 from .gallery import extremes, gallery
-from .interventions import plan
+from .interventions import KINDS, plan
 from .records import Records
 from .tables import Options, make_tables
 from .training_log import find_logs, read_log
@@ -39,7 +39,7 @@ MOST_BYTES = 24_000_000
 def write_report(runner: Runner,
                  options: Optional[Options] = None,
                  *,
-                 interventions: bool = True,
+                 interventions: Collection[str] = KINDS,
                  pictures: int = 40,
                  embedding: str = 'tsne',
                  logs: Optional[Sequence[Path]] = None) -> Path:
@@ -53,7 +53,8 @@ def write_report(runner: Runner,
     Args:
         runner: With a checkpoint to load and a test set in COCO format.
         options: How the numbers are made; the defaults if None.
-        interventions: Whether experts are forced, dropped and replaced.
+        interventions: Which kinds of them the detector is run with, out of
+            ``KINDS``.
         pictures: How many test pictures are shown, if they fit.
         embedding: ``'tsne'`` or ``'pca'``, of the gate logits.
         logs: ``scalars.json`` of the training; by default those of the runs
@@ -87,7 +88,7 @@ def write_report(runner: Runner,
         records = collect(
             runner,
             coco,
-            interventions=plan(layers) if interventions else (),
+            interventions=plan(layers, interventions),
             lines=lines,
             show=pictures)
     tables = dict(

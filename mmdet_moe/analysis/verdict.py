@@ -22,7 +22,8 @@ def verdict(layer: dict, interventions: Sequence[dict]) -> List[str]:
     return [
         sentence for sentence in (
             _routing(layer), _knowledge(layer['specialisation']),
-            *_needs(interventions), *_functions(layer, interventions))
+            *_needs(interventions), _choice(layer['functions']['at_random']),
+            *_functions(layer, interventions))
         if sentence
     ]
 
@@ -138,7 +139,7 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
     if not any(row['kind'] == 'drop' for row in interventions):
         return []
     functions = layer['functions']
-    said = _choice(functions['at_random'])
+    said = []
     if functions['by_others']:
         used = len(functions['by_others'])
         pairs = used * (used - 1) // 2
@@ -154,16 +155,15 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
     ]
 
 
-def _choice(lost: Dict[str, dict]) -> List[str]:
+def _choice(lost: Dict[str, dict]) -> str:
     """What the choice of the gate is worth."""
     found = lost.get(ALL)
     if not found or found['interval'] is None:
-        return []
+        return ''
     if found['interval']['low'] > 0:
-        return [f'When random gates choose, AP falls by {_change(found)} '
-                'points.']
-    return ['That the choice of the gate matters for AP is not shown: when '
-            f'random gates choose, {_change(found)} points are lost.']
+        return f'When random gates choose, AP falls by {_change(found)} points.'
+    return ('That the choice of the gate matters for AP is not shown: when '
+            f'random gates choose, {_change(found)} points are lost.')
 
 
 def _dissociations(dissociations: dict, how: str) -> str:

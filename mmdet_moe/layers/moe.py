@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .checks import check_choice, check_int, check_keywords, fail
+from .checks import check_choice, check_int, check_keywords
 from .compatibility import check_collectives, check_experts, check_options
 from .decision import Decision
 from .dispatch import build_dispatch
@@ -33,7 +33,7 @@ from .routing import (
     top_k_routing,
 )
 from .scopes import SCOPES, Scope, Shape
-from .soft_constraints import SOFT_CONSTRAINTS, SoftConstraint
+from .soft_constraints import SoftConstraint, build_soft_constraints
 from .statistics import weighted_sum
 
 Levels = Sequence[Tensor]
@@ -152,7 +152,7 @@ class MoELayer(nn.Module):
                 num_experts=num_experts,
                 top_k=top_k))
         self.recorder = Recorder(
-            self._build_soft(soft_constraint),
+            build_soft_constraints(soft_constraint),
             check_choice('balance_over', balance_over, ('step', 'call')))
         check_options(self, whole_pyramid=whole_pyramid, targets=targets)
         self.experts = nn.ModuleList(
@@ -402,20 +402,6 @@ class MoELayer(nn.Module):
                 numbers = constraint.numbers(shapes[0][0])
                 return numbers[self.scope.entries(shapes)].to(real.device)
         return torch.zeros_like(real, dtype=torch.long)
-
-    def _build_soft(self, cfgs) -> Tuple[SoftConstraint, ...]:
-        if cfgs is None:
-            return ()
-        if isinstance(cfgs, (list, tuple)):
-            keyed = {f'soft_constraint[{i}]': c for i, c in enumerate(cfgs)}
-        else:
-            keyed = {'soft_constraint': cfgs}
-        constraints = tuple(
-            SOFT_CONSTRAINTS.build(key, cfg) for key, cfg in keyed.items())
-        names = [constraint.name for constraint in constraints]
-        if len(set(names)) < len(names):
-            fail('soft_constraint', cfgs, 'each type once')
-        return constraints
 
     def extra_repr(self) -> str:
         soft = ', '.join(map(repr, self.soft_constraints)) or None

@@ -7,10 +7,12 @@ c_n times (``balance_weight``), every sum is weighted by c_n.
 
 Importance and KL loss: Pavlitska et al. 2022, section III-B, equations 3 to 5.
 """
+from typing import Sequence, Tuple, Union
+
 import torch
 from torch import Tensor
 
-from .checks import check_number
+from .checks import check_number, fail
 from .registry import Registry
 from .routing import Routing
 from .statistics import squared_cv, weighted_sum
@@ -286,3 +288,27 @@ def _shares(sums: Tensor) -> Tensor:
     total = sums.sum(dim=-1, keepdim=True)
     # Not a tiny number in its place: the gradient would be infinite.
     return sums / torch.where(total > 0, total, 1)
+
+
+def build_soft_constraints(
+        cfgs: Union[dict, Sequence[dict], None]) -> Tuple[SoftConstraint, ...]:
+    """Those of a layer.
+
+    Args:
+        cfgs: ``type`` and arguments of one, a sequence of these, or None.
+
+    Raises:
+        ValueError: A value is not allowed, or there are two of a type.
+    """
+    if cfgs is None:
+        return ()
+    if isinstance(cfgs, (list, tuple)):
+        keyed = {f'soft_constraint[{i}]': c for i, c in enumerate(cfgs)}
+    else:
+        keyed = {'soft_constraint': cfgs}
+    constraints = tuple(
+        SOFT_CONSTRAINTS.build(key, cfg) for key, cfg in keyed.items())
+    names = [constraint.name for constraint in constraints]
+    if len(set(names)) < len(names):
+        fail('soft_constraint', cfgs, 'each type once')
+    return constraints

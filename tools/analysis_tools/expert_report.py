@@ -3,6 +3,7 @@ import argparse
 from pathlib import Path
 
 from mmdet_moe.analysis.embedding import METHODS
+from mmdet_moe.analysis.interventions import KINDS
 from mmdet_moe.analysis.report import write_report
 from mmdet_moe.analysis.tables import Options
 from mmdet_moe.launch import (
@@ -21,10 +22,19 @@ def parse_args():
     parser.add_argument(
         '--pictures', type=int, default=40, help='how many pictures to show')
     parser.add_argument(
+        '--interventions',
+        nargs='+',
+        choices=KINDS,
+        default=KINDS,
+        help='run the detector with each expert alone, dropped, in the place '
+        'of each other one, with another K, or with gates drawn at random; '
+        'all of it by default')
+    parser.add_argument(
         '--no-interventions',
-        action='store_true',
-        help='do not run the detector with experts forced, dropped or in '
-        'the place of others')
+        dest='interventions',
+        action='store_const',
+        const=(),
+        help='nothing of it, which is much faster')
     parser.add_argument(
         '--score-thr',
         type=float,
@@ -69,7 +79,7 @@ def main():
         page = write_report(
             build_runner(cfg, ('test', )),
             options,
-            interventions=not args.no_interventions,
+            interventions=args.interventions,
             pictures=args.pictures,
             embedding=args.embedding,
             logs=args.log)
