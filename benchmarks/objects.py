@@ -11,7 +11,7 @@ resumed, so that the study goes on where it stopped; a result is a line of
 JSON, written as soon as it is known. Two runs at a time, with a thread each.
 
 ``bccd`` and ``shapes``: RetinaNet-R18, 12 and 6 epochs, about 7 minutes a run
-on two CPU cores; ``domains``: RetinaNet-MobileNetV2, 6 epochs, half an hour.
+on two CPU cores; ``domains``: YOLOX-nano, 6 epochs, 20 minutes.
 """
 import argparse
 import json
@@ -28,7 +28,8 @@ from objects_tables import SIZES, tables
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
 HEAD = 'model.bbox_head.moe'
-REGIONS = 'model.experts.0'
+#: The only entry of ``experts``.
+ONLY = 'model.experts.0'
 
 
 class Arm(NamedTuple):
@@ -88,37 +89,36 @@ def _objects(data: str) -> Dict[str, Arm]:
         'regions, dense': Arm(
             f'configs/faster_rcnn/faster-rcnn_r18_fpn_{data}.py', gate=False),
         'regions': Arm(regions),
-        'regions, random gate': Arm(regions, random_gate(REGIONS)),
+        'regions, random gate': Arm(regions, random_gate(ONLY)),
     }
 
 
 def _domains() -> Dict[str, Arm]:
-    name = 'configs/domains/retinanet_{}mobilenet-v2_fpn_domains.py'
+    name = 'configs/domains/yolox_{}nano_domains.py'
     level, position = name.format('moe_'), name.format('moe_positions_')
-    residual = (f'{HEAD}.scope.type=LevelScope',
-                f'{HEAD}.soft_constraint.type=KLLoss',
-                f'{HEAD}.soft_constraint.weight=0.5',
-                f'{HEAD}.balance_weight=sample',
-                'model.bbox_head.block.expert=conv',
-                'model.bbox_head.block.hidden_channels=64')
+
+    def hard(kind: str) -> Sequence[str]:
+        return (f'{ONLY}.soft_constraint=None',
+                f'{ONLY}.hard_constraint.type={kind}')
+
     return {
         'dense': Arm(name.format(''), gate=False),
-        # two towers, both always active
-        'wider dense': Arm(level, (
-            f'{HEAD}.num_experts=2', f'{HEAD}.gate.type=EqualGate',
-            *unconstrained(HEAD)), gate=False),
+        # one expert as wide as the two that are active
+        'wider dense': Arm(position, (
+            f'{ONLY}.num_experts=1', f'{ONLY}.top_k=1',
+            f'{ONLY}.hidden_channels=288', *unconstrained(ONLY)), gate=False),
         'level': Arm(level),
-        'level, residual': Arm(position, residual),
         'position': Arm(position),
-        'level, random gate': Arm(level, random_gate(HEAD)),
-        'level, unconstrained': Arm(level, unconstrained(HEAD)),
-        'level, relative': Arm(level, (
-            f'{HEAD}.soft_constraint=None',
-            f'{HEAD}.hard_constraint.type=RelativeImportance')),
-        'level, assigned': Arm(
-            'configs/domains/'
-            'retinanet_moe_assigned_mobilenet-v2_fpn_domains.py'),
-        'position, random gate': Arm(position, random_gate(HEAD)),
+        'patch': Arm(level, (f'{ONLY}.scope.type=PatchScope', )),
+        'level, random gate': Arm(level, random_gate(ONLY)),
+        'position, random gate': Arm(position, random_gate(ONLY)),
+        'level, unconstrained': Arm(level, unconstrained(ONLY)),
+        'level, importance': Arm(
+            level, (f'{ONLY}.soft_constraint.type=ImportanceLoss', )),
+        'level, relative': Arm(level, hard('RelativeImportance')),
+        'level, mean': Arm(level, hard('MeanImportance')),
+        'level, assigned': Arm(name.format('moe_assigned_')),
+        'level, grey': Arm(name.format('moe_grey_')),
     }
 
 

@@ -30,6 +30,7 @@ TWINS = {
     'retinanet_fpn_bccd': 'retinanet_moe_fpn_bccd',
     'domains/retinanet_mobilenet-v2_fpn_domains':
     'domains/retinanet_moe_mobilenet-v2_fpn_domains',
+    'domains/yolox_nano_domains': 'domains/yolox_moe_nano_domains',
     'domains/retinanet_fpn_domain_shapes':
     'domains/retinanet_moe_fpn_domain_shapes',
     'atss/atss_r18_fpn_shapes': 'atss/atss_moe_r18_fpn_shapes',
@@ -49,7 +50,7 @@ def small(model):
     if 'depth' in model.backbone:
         model.backbone.update(depth=18, base_channels=16, stem_channels=16)
         model.neck.update(in_channels=[16, 32, 64, 128], out_channels=64)
-    model.backbone.init_cfg = None
+    model.backbone.init_cfg = model.init_cfg = None
     model.bbox_head.update(
         in_channels=64, feat_channels=64, stacked_convs=2)
     return model
@@ -135,8 +136,9 @@ def test_variants_of_the_study_differ_from_each_other(load_config):
 def test_the_twins_differ_by_their_experts_only(load_config):
     for pair in TWINS.items():
         dense, moe = map(load_config, pair)
-        start = (moe.model.pop('init_cfg', None) or {}).get('checkpoint')
-        assert start == dense.get('load_from')
+        start = [(cfg.model.pop('init_cfg', None) or {}).get(
+            'checkpoint', cfg.get('load_from')) for cfg in (dense, moe)]
+        assert start[0] == start[1]
         assert dense_twin(moe.model) == dense.model
         for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler',
                     'train_cfg', 'randomness'):
