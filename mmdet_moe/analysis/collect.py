@@ -76,8 +76,6 @@ class Collector:
         self.over: Dict[str, List[np.ndarray]] = defaultdict(list)
         #: By layer and random gate the weights of each object.
         self.at_random: Dict[tuple, List[np.ndarray]] = defaultdict(list)
-        #: Objects of the latest batch, picture by picture.
-        self.latest: List[Boxes] = []
         self.left_out: Dict[str, str] = {}
         self.objects: List[Things] = []
         self.detections: List[Things] = []
@@ -97,17 +95,17 @@ class Collector:
         with outputs_kept(self.model, self._overruled()) as kept:
             samples = self.model(**data, mode='predict')
             self._check(samples)
-            self._keep(samples)
+            objects = self._keep(samples)
             for sample in data['data_samples']:
                 del sample.gt_instances  # need no levels once more
             for intervention, ap in self._wanted().items():
                 if ap is not self.ap:
                     with kept.overruled(intervention.layer), \
                             intervention.applied(self.model):
-                        self._intervene(intervention, ap, data)
+                        self._intervene(intervention, ap, data, objects)
 
     def _intervene(self, intervention: Intervention, ap: AveragePrecision,
-                   data: dict) -> None:
+                   data: dict, objects: Sequence[Boxes]) -> None:
         random = intervention.kind == 'random_gate'
         with nullcontext() if random else (
                 self.model.decision_reporter.paused()):
@@ -117,8 +115,8 @@ class Collector:
         if random:
             name = intervention.layer
             self.at_random[name, intervention.value] += [
-                objects.at(sample.decisions[name])
-                for objects, sample in zip(self.latest, samples)
+                own.at(sample.decisions[name])
+                for own, sample in zip(objects, samples)
             ]
 
     def _annotated(self, sample) -> InstanceData:
@@ -148,18 +146,19 @@ class Collector:
     def _overruled(self) -> Dict[str, MoELayer]:
         return {i.layer: self.layers[i.layer] for i in self.interventions}
 
-    def _keep(self, samples: list) -> None:
+    def _keep(self, samples: list) -> List[Boxes]:
+        """Of the model as it is. Returns the objects, picture by picture."""
         results = [detections_of(sample) for sample in samples]
         hits = self.ap.add([s.img_id for s in samples],
                            [_found(found) for found in results])
-        self.latest = []
+        annotated_objects = []
         for sample, found, true in zip(samples, results, hits):
             height, width = sample.ori_shape[:2]
             self.pictures.append(
                 Picture(sample.img_id, sample.img_path, height, width,
                         self.coco.imgs[sample.img_id].get('domain')))
             objects = objects_of(sample, self.coco, self.cat_ids)
-            self.latest.append(objects)
+            annotated_objects.append(objects)
             if 'gt_origins' in sample:
                 self.levels_by = sample.gt_origins.levels_by
             under, rows = _under(sample, objects), {}
@@ -175,6 +174,7 @@ class Collector:
                     name: own[which] for name, own in rows.items()
                 }))
             self._write(sample, objects, under)
+        return annotated_objects
 
     def _things(self, boxes: Boxes, true: np.ndarray,
                 under: Dict[str, np.ndarray]) -> Things:
