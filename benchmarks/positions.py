@@ -22,6 +22,7 @@ from terminaltables import GithubFlavoredMarkdownTable
 from torch import Tensor, nn
 
 from mmdet_moe.layers import FeedForward, MoELayer, dense_dispatch
+from mmdet_moe.layers.grouped import grouped_dispatch
 
 TOP_K = 2
 
@@ -71,6 +72,8 @@ def main():
         active=dense_step(**options),
         ours=moe_step(**options),
         wide=Step(positions(64), pyramid(), **options),
+        grouped=Step(positions(dispatch=grouped_dispatch), pyramid(),
+                     **options),
         all=Step(positions(dispatch=dense_dispatch), pyramid(), **options))
     time = medians(steps, args.repeats)
     memory = [peak_memory(prepare, *options.values())
@@ -82,6 +85,8 @@ def main():
          time['ours'] / time['all']),
         ('E=64 K=2, over E=8', '1.0', 'at most 1.2',
          time['wide'] / time['ours']),
+        ('the same experts as grouped products, over ours', '', '',
+         time['grouped'] / time['ours']),
         ('peak memory, over one network as wide as the active experts', '',
          'at most 1.3', memory[0] / memory[1]),
     ]

@@ -9,12 +9,12 @@ N = B * L, level by level.
 The way through: ``gates`` (features -> logits), ``scopes`` and ``patch_scope``
 (what a decision covers), ``routing`` (logits -> weights of the selected
 experts), ``decision`` (that, and what it was about), ``dispatch`` (run the
-experts; with ``plan`` who does what, ``merging`` of convolutions,
-``memory_format``), ``soft_constraints`` and ``hard_constraints`` (keep them
-balanced), ``moe`` (all of it in one layer), ``recorder`` (what the decisions of
-a step add up to; ``padding`` does not count, ``domains`` are told). On a
-trained model: ``forcing``, ``tracing``, ``pruning``; from a dense one:
-``upcycling``.
+experts; with ``plan`` who does what, ``merging`` of convolutions, ``grouped``
+products, ``memory_format``), ``soft_constraints`` and ``hard_constraints``
+(keep them balanced), ``moe`` (all of it in one layer), ``recorder`` (what the
+decisions of a step add up to; ``padding`` does not count, ``domains`` are
+told). On a trained model: ``forcing``, ``tracing``, ``pruning``; from a dense
+one: ``upcycling``.
 """
 from .decision import Decision, join, rows_at
 from .dispatch import RememberingDispatch, dense_dispatch, sparse_dispatch

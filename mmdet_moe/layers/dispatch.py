@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .checks import check_choice, check_keywords, check_number, fail
 from .distributed import distributed
+from .grouped import grouped_dispatch
 from .memory_format import memory_order
 from .merging import MERGE_ABOVE, MergedConvolution, merging_pays
 from .plan import Plan, make_plans
@@ -258,15 +259,19 @@ class _Tie(torch.autograd.Function):
         return (gradient, *(torch.zeros_like(p) for p in ctx.saved_tensors))
 
 
-DISPATCHES = {'sparse': sparse_dispatch, 'dense': dense_dispatch}
+DISPATCHES = {
+    'sparse': sparse_dispatch,
+    'grouped': grouped_dispatch,
+    'dense': dense_dispatch
+}
 
 
 def build_dispatch(cfg: Union[str, Mapping]) -> Dispatch:
     """The dispatch that a config names.
 
     Args:
-        cfg: ``'sparse'``, ``'dense'``, or a dict with that as its ``type``
-            and keyword-only arguments of that function.
+        cfg: ``'sparse'``, ``'grouped'``, ``'dense'``, or a dict with that as
+            its ``type`` and keyword-only arguments of that function.
 
     Raises:
         ValueError: There is no such dispatch, or argument.

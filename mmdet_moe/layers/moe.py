@@ -22,6 +22,7 @@ from .dispatch import build_dispatch
 from .distributed import all_reduce_sum
 from .experts import without_in_place
 from .gates import GATES, GateNoise, RandomGate, global_average_pool
+from .grouped import check_grouped, grouped_dispatch
 from .hard_constraints import HARD_CONSTRAINTS
 from .padding import real_tokens
 from .recorder import Call, Recorder, StepSummary, collect
@@ -79,8 +80,9 @@ class MoELayer(nn.Module):
         shared_expert: Whether there is one more expert, which every sample
             goes to: ``y = shared(x) + sum_e w_e expert_e(x)``. It is not part
             of the balance (DeepSeekMoE, arXiv 2401.06066).
-        dispatch: ``'sparse'``, or ``'dense'``: all experts on all samples;
-            or a dict with that as its ``type`` and further arguments of
+        dispatch: ``'sparse'``; ``'grouped'``: feed-forward networks as
+            grouped products; ``'dense'``: all experts on all samples; or a
+            dict with that as its ``type`` and further arguments of
             :func:`.sparse_dispatch`.
         whole_pyramid: Whether the caller hands over all levels of a pyramid
             in one call.
@@ -158,6 +160,8 @@ class MoELayer(nn.Module):
         self.experts = nn.ModuleList(
             without_in_place(expert()) for _ in range(num_experts))
         check_experts(self.experts, in_channels)
+        if self.dispatch is grouped_dispatch:
+            check_grouped(self.experts)
         self.shared = without_in_place(expert()) if check_choice(
             'shared_expert', shared_expert, (False, True)) else None
         check_collectives(self.experts)

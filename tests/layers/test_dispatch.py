@@ -1,11 +1,11 @@
 """The sparse dispatch against the dense reference, output and gradients."""
-
 import pytest
 import torch
 from torch import nn
 from twins import assert_same, decided, results
 
 from mmdet_moe.layers import (
+    FeedForward,
     MoELayer,
     RememberingDispatch,
     dense_dispatch,
@@ -32,6 +32,30 @@ def merged_above(positions):
 def test_equals_dense(expert, experts, top_k):
     layer = MoELayer(expert, 6, num_experts=experts, top_k=top_k)
     assert_same(layer, [torch.randn(3, 6, 8, 7), torch.randn(3, 6, 4, 4)])
+
+
+@pytest.mark.parametrize('experts, top_k', [(1, 1), (4, 1), (4, 2), (9, 9)])
+def test_grouped_products_equal_dense(experts, top_k):
+    layer = MoELayer(lambda: FeedForward(8, 16), 8, num_experts=experts,
+                     top_k=top_k, scope=dict(type='PositionScope'),
+                     dispatch='grouped')
+    layer.gate.fc_bias.data[-1] -= 99  # the last one may get nothing
+    levels = [torch.randn(2, 8, 5, 4), torch.randn(2, 8, 1, 3)]
+    grouped, dense = (results(layer, levels, dispatch)
+                      for dispatch in (layer.dispatch, dense_dispatch))
+    for a, b in zip(grouped, dense):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert layer(torch.zeros(0, 8, 5, 4)).shape == (0, 8, 5, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        half = layer(levels[0])
+        layer.dispatch = sparse_dispatch
+        # a bias is added before or after a product is rounded
+        torch.testing.assert_close(half, layer(levels[0]), rtol=0, atol=0.02)
+
+
+def test_what_cannot_be_grouped():
+    with pytest.raises(ValueError, match="dispatch='grouped'.*are Conv2d"):
+        MoELayer(conv, 6, dispatch='grouped')
 
 
 def test_a_weight_of_zero_is_not_computed():
