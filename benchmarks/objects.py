@@ -5,7 +5,7 @@
 
 Each arm is a config and what differs from it. A run is a training
 (tools/train.py), and for arms with a gate the report of its checkpoint, with
-each expert dropped and in the place of each other one. Runs that are in
+interventions. Runs that are in
 ``benchmarks/results/`` are not made again, and a training that was cut off is
 resumed, so that the study goes on where it stopped; a result is a line of
 JSON, written as soon as it is known. Two runs at a time, with a thread each.
@@ -128,15 +128,12 @@ def run(data: str, name: str, seed: int, work_dirs: Path) -> None:
     work = work_dirs / f'{data}_{name.replace(", ", "_").replace(" ", "-")}' / (
         f'seed{seed}')
     options = ['--cfg-options', f'randomness.seed={seed}', *arm.options]
-    # what was trained is said, so that another arm of this name is not it
-    trained, how = work / 'trained', '\n'.join([arm.config, *options])
-    if trained.exists() and trained.read_text() != how:
-        raise ValueError(f'{work} has a training of another arm: '
-                         f'{trained.read_text()}')
+    _mark(work, '\n'.join([arm.config, *options]))
+    trained = work / 'trained'
     if not trained.exists():
         _call(work, 'tools/train.py', arm.config, '--work-dir', str(work),
               '--resume', *options)
-        trained.write_text(how)
+        trained.touch()
     checkpoint = (work / 'last_checkpoint').read_text().strip()
     line = dict(arm=name, seed=seed, commit=_commit(), ap=_ap(work), layers={})
     if arm.gate:
@@ -149,9 +146,19 @@ def run(data: str, name: str, seed: int, work_dirs: Path) -> None:
         results.write(json.dumps(_short(line)) + '\n')
 
 
+def _mark(work: Path, arm: str) -> None:
+    """Say what is trained in a folder, so that nothing else goes on there."""
+    mark = work / 'arm'
+    if mark.exists() and mark.read_text() != arm:
+        raise ValueError(f'{work} has a training of another arm: '
+                         f'{mark.read_text()}')
+    work.mkdir(parents=True, exist_ok=True)
+    mark.write_text(arm)
+
+
 def _interventions(data: str) -> Sequence[str]:
     # 871 pictures: what takes most of the time is left out
-    return (('--interventions', 'drop', 'random_gate')
+    return (('--interventions', 'drop', 'random_routing')
             if data == 'domains' else ())
 
 

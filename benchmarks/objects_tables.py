@@ -121,7 +121,7 @@ def _functions(results: Results):
     head = ['arm', 'layer', 'losses below 0, of all', 'largest loss, points',
             'pairs doubly dissociated: without them',
             'with others in their place', 'pairs not interchangeable',
-            'AP lost if drawn gates choose']
+            'AP lost with experts drawn']
     rows = []
     for arm, layer in _layers(results):
         parts, worst, counts = [], [], []

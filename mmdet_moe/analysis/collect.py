@@ -1,7 +1,6 @@
 """One run over the test pictures: detections, decisions, interventions."""
 import json
 from collections import defaultdict
-from contextlib import nullcontext
 from typing import Container, Dict, List, Optional, Sequence, TextIO
 
 import numpy as np
@@ -58,6 +57,7 @@ class Collector:
         self.classes = [coco.cats[c]['name'] for c in self.cat_ids]
         self.layers = moe_layers(model)
         report_decisions(model)
+        model.decision_reporter.features = True
         self.levels = model.decision_reporter.provenance.num_levels
         self.levels_by: Optional[str] = None
         self.ap = AveragePrecision(coco, self.cat_ids, img_ids)
@@ -74,8 +74,8 @@ class Collector:
         }
         #: By layer the mean weights over the box of each object.
         self.over: Dict[str, List[np.ndarray]] = defaultdict(list)
-        #: By layer and random gate the weights of each object.
-        self.at_random: Dict[tuple, List[np.ndarray]] = defaultdict(list)
+        #: By layer the features of what each object is under.
+        self.features: Dict[str, List[np.ndarray]] = defaultdict(list)
         self.left_out: Dict[str, str] = {}
         self.objects: List[Things] = []
         self.detections: List[Things] = []
@@ -95,29 +95,18 @@ class Collector:
         with outputs_kept(self.model, self._overruled()) as kept:
             samples = self.model(**data, mode='predict')
             self._check(samples)
-            objects = self._keep(samples)
+            self._keep(samples)
             for sample in data['data_samples']:
                 del sample.gt_instances  # need no levels once more
             for intervention, ap in self._wanted().items():
-                if ap is not self.ap:
-                    with kept.overruled(intervention.layer), \
-                            intervention.applied(self.model):
-                        self._intervene(intervention, ap, data, objects)
-
-    def _intervene(self, intervention: Intervention, ap: AveragePrecision,
-                   data: dict, objects: Sequence[Boxes]) -> None:
-        random = intervention.kind == 'random_gate'
-        with nullcontext() if random else (
-                self.model.decision_reporter.paused()):
-            samples = self.model(**data, mode='predict')
-        ap.add([s.img_id for s in samples],
-               [_found(detections_of(s)) for s in samples])
-        if random:
-            name = intervention.layer
-            self.at_random[name, intervention.value] += [
-                own.at(sample.decisions[name])
-                for own, sample in zip(objects, samples)
-            ]
+                if ap is self.ap:
+                    continue
+                with self.model.decision_reporter.paused(), \
+                        kept.overruled(intervention.layer), \
+                        intervention.applied(self.model):
+                    samples = self.model(**data, mode='predict')
+                ap.add([s.img_id for s in samples],
+                       [_found(detections_of(s)) for s in samples])
 
     def _annotated(self, sample) -> InstanceData:
         boxes, labels, _ = annotated(self.coco, self.cat_ids, sample.img_id)
@@ -146,19 +135,16 @@ class Collector:
     def _overruled(self) -> Dict[str, MoELayer]:
         return {i.layer: self.layers[i.layer] for i in self.interventions}
 
-    def _keep(self, samples: list) -> List[Boxes]:
-        """Of the model as it is. Returns the objects, picture by picture."""
+    def _keep(self, samples: list) -> None:
         results = [detections_of(sample) for sample in samples]
         hits = self.ap.add([s.img_id for s in samples],
                            [_found(found) for found in results])
-        annotated_objects = []
         for sample, found, true in zip(samples, results, hits):
             height, width = sample.ori_shape[:2]
             self.pictures.append(
                 Picture(sample.img_id, sample.img_path, height, width,
                         self.coco.imgs[sample.img_id].get('domain')))
             objects = objects_of(sample, self.coco, self.cat_ids)
-            annotated_objects.append(objects)
             if 'gt_origins' in sample:
                 self.levels_by = sample.gt_origins.levels_by
             under, rows = _under(sample, objects), {}
@@ -167,6 +153,9 @@ class Collector:
                     decision, (under[name], found.under(decision)),
                     whole=len(self.pictures) - 1 in self.shown)
                 self.over[name].append(objects.over(decision))
+                self.features[name].append(
+                    rows_at(decision.features,
+                            torch.from_numpy(under[name])).numpy())
             for kept, boxes, right, which in (
                     (self.objects, objects, np.ones(len(objects), bool), 0),
                     (self.detections, found, true, 1)):
@@ -174,7 +163,6 @@ class Collector:
                     name: own[which] for name, own in rows.items()
                 }))
             self._write(sample, objects, under)
-        return annotated_objects
 
     def _things(self, boxes: Boxes, true: np.ndarray,
                 under: Dict[str, np.ndarray]) -> Things:
@@ -236,10 +224,8 @@ class Collector:
             layers=layers,
             objects=Things.cat(self.objects, list(layers)),
             over={name: np.concatenate(self.over[name]) for name in layers},
-            at_random={
-                name: [np.concatenate(rows) for (of, _), rows in
-                       self.at_random.items() if of == name]
-                for name in layers
+            features={
+                name: np.concatenate(self.features[name]) for name in layers
             },
             detections=Things.cat(self.detections, list(layers)),
             ap=self.ap,

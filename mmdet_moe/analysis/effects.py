@@ -24,8 +24,7 @@ class Lost:
         without: By expert, without it.
         replaced: By pair of experts, when the second one does what the first
             one is selected for.
-        at_random: For each gate that was drawn at random, when it chooses the
-            experts.
+        at_random: For each draw, when the experts are drawn at random.
     """
     without: Dict[int, Losses] = field(default_factory=dict)
     replaced: Dict[Tuple[int, int], Losses] = field(default_factory=dict)
@@ -44,8 +43,8 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
         counts: (R, I) how often each picture is in each resample.
 
     Returns:
-        A row for each intervention but random gates; and by layer what each
-        group of objects, by size and by class, loses, and all together.
+        A row for each intervention but draws of experts; and by layer what
+        each group of objects, by size and by class, loses, and all together.
     """
     rows: List[dict] = []
     lost: Dict[str, Lost] = defaultdict(Lost)
@@ -63,7 +62,7 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
             lost[intervention.layer].without[intervention.value] = losses
         elif intervention.kind == 'replace':
             lost[intervention.layer].replaced[intervention.value] = of_all
-        elif intervention.kind == 'random_gate':
+        elif intervention.kind == 'random_routing':
             lost[intervention.layer].at_random.append(of_all)
             continue
         rows.append(
@@ -96,16 +95,15 @@ def functions(lost: Lost, used: Container[int]) -> dict:
         one is selected for; ``dissociations_by_others``, by that;
         ``not_interchangeable``: pairs of experts in use neither of which can
         do the work of the other, with what all objects lose;
-        ``at_random``: what each group loses on the mean when a gate that was
-        drawn at random chooses the experts; empty if there was none.
+        ``at_random``: what each group loses when the experts of each sample
+        are drawn at random, on the mean over the draws; empty without any.
     """
     replaced = {pair: losses for pair, losses in lost.replaced.items()
                 if pair[0] in used and pair[1] in used}
     by_others = {
         e: _mean([losses for (selected, _), losses in replaced.items()
                   if selected == e])
-        for e in lost.without
-        if any(selected == e for selected, _ in replaced)
+        for e in dict.fromkeys(selected for selected, _ in replaced)
     }
     pairs = []
     for e, f in combinations(by_others, 2):

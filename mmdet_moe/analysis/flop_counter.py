@@ -59,8 +59,7 @@ def count_flops(run: Callable[[], Any],
         counter = stack.enter_context(
             FlopCounterMode(
                 display=False,
-                # The product in MMCV's deformable convolutions on a CPU.
-                custom_mapping={torch.ops.aten.addmm_: _addmm_flops}))
+                custom_mapping=_MORE))
         by_part = stack.enter_context(_by_part(counter, owners))
         run()
     counted = map(str, counter.get_flop_counts().get('Global', {}))
@@ -150,3 +149,17 @@ def _addmm_flops(input_shape, a_shape, b_shape, *args, out_shape=None,
                  **kwargs) -> int:
     """FLOPs of adding (n, m) @ (m, p) in place."""
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
+
+
+def _grouped_flops(a_shape, b_shape, *args, out_shape=None, **kwargs) -> int:
+    """FLOPs of rows (n, m), each times one of E matrices (E, m, p)."""
+    return 2 * a_shape[0] * a_shape[1] * b_shape[2]
+
+
+#: What PyTorch's counter does not know.
+_MORE = {
+    # the product in MMCV's deformable convolutions on a CPU
+    torch.ops.aten.addmm_: _addmm_flops,
+    **({torch.ops.aten._grouped_mm: _grouped_flops}
+       if hasattr(torch.ops.aten, '_grouped_mm') else {})
+}

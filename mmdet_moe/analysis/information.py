@@ -12,7 +12,7 @@ pictures: neither objects that share a decision nor decisions about one picture
 are independent, and pictures have as many objects as they like.
 """
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Iterable, Optional
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -82,8 +82,8 @@ class Dependence:
             1 only if the property says the expert, too. None if both are 0.
         chance: Bits to expect if the expert told nothing.
         p_value: Probability of as much, or more, if it told nothing.
-        random_bits: Of the same experts, chosen by gates that are drawn at
-            random; None if there was none.
+        random_bits: Mean of what gates tell that are drawn at random; None
+            without any.
         random_p_value: Probability of as much, or more, by such a gate.
     """
     bits: float
@@ -103,7 +103,7 @@ def expert_tells(weights: np.ndarray,
                  rng: np.random.Generator,
                  level: Optional[np.ndarray] = None,
                  permutations: int = 999,
-                 at_random: Sequence[np.ndarray] = ()) -> Dependence:
+                 at_random: Iterable[np.ndarray] = ()) -> Dependence:
     r"""I(expert; group), or I(expert; group | level), with its p-value.
 
     An object with weights w in group g has the score
@@ -124,9 +124,10 @@ def expert_tells(weights: np.ndarray,
         permutations: How often signs are drawn, at least once; p is
             ``(1 + as much or more) / (1 + permutations)`` (Phipson and Smyth
             2010).
-        at_random: Of each random gate the weights that the objects would
-            have, (n, E). Features are sorted by class before a gate has
-            learned anything, so any function of them tells something.
+        at_random: By each of some random gates the weights that the objects
+            would have, (n, E), see :class:`.RandomGates`. Features are sorted
+            by class before a gate has learned anything, so any function of
+            them tells something.
     """
     level = np.zeros_like(group) if level is None else level
     levels = int(level.max()) + 1

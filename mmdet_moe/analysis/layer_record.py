@@ -82,9 +82,9 @@ class LayerKeeper:
             self.patches = max(
                 self.patches, *decision.scope.sizes(decision.shapes))
         places = decision.places()
-        number = 1 + max(places.tolist(), default=0)
+        number = 1 + int(places.max()) if len(places) else 1
         self._sums.append(
-            usage_sums(decision.weights, places, number).numpy())
+            usage_sums(decision.weights, places, number).float().numpy())
         selected = (decision.weights > 0).double()
         self._together = self._together + (selected.T @ selected).numpy()
         kept = np.unique(np.concatenate(under))
@@ -108,7 +108,7 @@ class LayerKeeper:
             patches=self.patches,
             sums=np.stack([
                 np.pad(s, ((0, places - len(s)), (0, 0))) for s in self._sums
-            ]),
+            ]).astype(float),
             together=self._together,
             weights=np.concatenate(self._weights),
             logits=np.concatenate(self._logits),

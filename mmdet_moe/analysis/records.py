@@ -90,8 +90,8 @@ class Records:
         levels_by: How objects got their levels: ``'assigner'``, by the rule
             of the training; ``'detection'``, as what matches them; None.
         left_out: By the name of a MoE layer of which nothing is known, why.
-        at_random: By layer, and by gate that was drawn at random, (objects, E)
-            expert weights of the objects.
+        features: By layer (objects, C) the mean features of the samples that
+            the objects are under; NaN where there are none.
         shown: Pictures of which all that was decided is kept.
         over: By layer (objects, E) the expert weights of the objects, the mean
             over the box rather than at its centre; NaN where there are none.
@@ -107,7 +107,7 @@ class Records:
     interventions: Dict[Intervention, AveragePrecision]
     levels_by: Optional[str] = None
     left_out: Dict[str, str] = field(default_factory=dict)
-    at_random: Dict[str, List[np.ndarray]] = field(default_factory=dict)
+    features: Dict[str, np.ndarray] = field(default_factory=dict)
     shown: List[int] = field(default_factory=list)
     over: Dict[str, np.ndarray] = field(default_factory=dict)
 

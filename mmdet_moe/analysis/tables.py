@@ -4,7 +4,7 @@ Every number that is a mean over pictures has a 95 % interval ``low``, ``high``
 by bootstrap over the pictures.
 """
 from dataclasses import asdict, dataclass
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from .effects import (
 )
 from .information import expert_tells, input_dependence, level_tells
 from .layer_record import LayerRecord
+from .random_gates import RandomGates
 from .records import Records, Things
 from .resampling import bootstrap_counts, interval
 from .stability import profile
@@ -135,7 +136,7 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         true_positives=_by_group(records, name, correct, counts),
         specialisation=_specialisation(
             records, name, layer.weights[records.objects.under[name]],
-            options, records.at_random.get(name, ())),
+            options, records.features.get(name)),
         specialisation_over_boxes=_specialisation(
             records, name, records.over[name], options)
         if layer.patches > 1 else None)
@@ -252,16 +253,15 @@ def _input_dependence(layer: LayerRecord, counts: np.ndarray) -> dict:
 
 def _specialisation(records: Records, name: str, weights: np.ndarray,
                     options: Options,
-                    at_random: Sequence[np.ndarray] = ()) -> List[dict]:
+                    features: Optional[np.ndarray] = None) -> List[dict]:
     """A row for each question: does the expert tell size, level, class?
 
     And the domain also given the size: a domain may have small objects only.
-    ``weights`` are those of all objects, (n, E), and so is each of those by a
-    random gate.
+    ``weights`` (n, E) and ``features`` (n, C) are those of all objects.
     """
     located = records.located(name, records.objects)
     things, weights = records.objects[located], weights[located]
-    at_random = [own[located] for own in at_random]
+    features = None if features is None else features[located]
     level = things.level.astype(int)
     rng = np.random.default_rng(options.seed)
 
@@ -276,7 +276,8 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
             rng=rng,
             level=None if given is None else given[asked],
             permutations=options.permutations,
-            at_random=[own[asked] for own in at_random])
+            at_random=() if features is None else RandomGates(
+                features[asked], weights[asked], options.seed))
         return dict(of=of, given_level=given_level,
                     objects=int(asked.sum()), **asdict(tells),
                     by_level_only=lookup)

@@ -136,8 +136,6 @@ def _needs(interventions: Sequence[dict]) -> List[str]:
 
 def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
     """Whether the experts can do different things."""
-    if not any(row['kind'] == 'drop' for row in interventions):
-        return []
     functions = layer['functions']
     said = []
     if functions['by_others']:
@@ -147,23 +145,24 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
             f'{len(functions["not_interchangeable"])} of {pairs} pairs of '
             'experts are not interchangeable: AP falls when either does what '
             'the other is selected for.')
-    return said + [
-        _dissociations(functions['dissociations'], 'without {}'),
-        *([_dissociations(functions['dissociations_by_others'],
-                          'when other experts do the work of {}')]
-          if functions['by_others'] else [])
-    ]
+    if any(row['kind'] == 'drop' for row in interventions):
+        said.append(_dissociations(functions['dissociations'], 'without {}'))
+    if functions['by_others']:
+        said.append(_dissociations(functions['dissociations_by_others'],
+                                   'when other experts do the work of {}'))
+    return said
 
 
 def _choice(lost: Dict[str, dict]) -> str:
-    """What the choice of the gate is worth."""
+    """What the choice of the experts is worth."""
     found = lost.get(ALL)
     if not found or found['interval'] is None:
         return ''
     if found['interval']['low'] > 0:
-        return f'When random gates choose, AP falls by {_change(found)} points.'
-    return ('That the choice of the gate matters for AP is not shown: when '
-            f'random gates choose, {_change(found)} points are lost.')
+        return ('When the experts are drawn at random, AP falls by '
+                f'{_change(found)} points.')
+    return ('That the choice of the experts matters for AP is not shown: when '
+            f'they are drawn at random, {_change(found)} points are lost.')
 
 
 def _dissociations(dissociations: dict, how: str) -> str:

@@ -27,6 +27,8 @@ class Decision:
             about all levels, as in a backbone.
         extent: Height and width of what the maps cover, in the unit of the
             boxes that will be asked for; None until it is known.
+        features: (N, C) the mean features of each sample; None if nobody has
+            asked for them.
     """
     routing: Routing
     scope: Scope
@@ -34,6 +36,7 @@ class Decision:
     about: Literal['pictures', 'items'] = 'pictures'
     levels: Optional[Tuple[int, ...]] = None
     extent: Optional[Tuple[float, float]] = None
+    features: Optional[Tensor] = None
 
     @property
     def weights(self) -> Tensor:
@@ -51,7 +54,10 @@ class Decision:
 
     def cpu(self) -> 'Decision':
         """The same decision in the host's memory."""
-        return replace(self, routing=self.routing.to('cpu'))
+        return replace(
+            self,
+            routing=self.routing.to('cpu'),
+            features=None if self.features is None else self.features.cpu())
 
     def part(self, start: int, stop: int, **known) -> 'Decision':
         """The decision about the entries from ``start`` to ``stop`` - 1.
@@ -65,6 +71,7 @@ class Decision:
         return replace(
             self,
             routing=self.routing[rows],
+            features=None if self.features is None else self.features[rows],
             shapes=tuple((stop - start, *s[1:]) for s in self.shapes),
             **known)
 
@@ -133,8 +140,9 @@ class Decision:
         """
         found = self.find(boxes, levels, items)
         means = rows_at(self.weights, found)
-        if self.about == 'items' or self.scope.rows:
-            return means
+        if (self.about == 'items' or self.scope.rows
+                or max(self.scope.sizes(self.shapes)) == self.entries):
+            return means  # no decision is about a part of a map
         inputs = self._inputs(
             torch.full((len(boxes), ), -1) if levels is None else levels.cpu())
         low, high = (self._unit(x) for x in boxes.detach().cpu().double().view(
@@ -217,4 +225,6 @@ def join(decisions: Sequence[Decision]) -> Decision:
     return replace(
         first,
         routing=Routing.cat([d.routing for d in decisions]),
+        features=None if first.features is None else torch.cat(
+            [d.features for d in decisions]),
         shapes=tuple(shape for d in decisions for shape in d.shapes))

@@ -2,10 +2,11 @@
 
 ``y[n] = sum_e weights[n, e] * experts[e](x[n])``
 
-Both functions take the pieces of all levels at once: ``pieces`` is a sequence
+The functions take the pieces of all levels at once: ``pieces`` is a sequence
 of L tensors (n_l, C, h_l, w_l), ``weights`` one of L tensors (n_l, E). They
 return one mixture per piece. :func:`dense_dispatch` is the definition,
-:func:`sparse_dispatch` the way to compute it.
+:func:`sparse_dispatch` the way to compute it, and :func:`.grouped_dispatch`
+another one for feed-forward networks.
 """
 from functools import partial
 from typing import (

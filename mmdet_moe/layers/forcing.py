@@ -1,8 +1,8 @@
 """Forcing: run a trained layer with other experts than its gate would choose.
 
 For evaluation only: K' experts instead of K, one expert for everything,
-without some of them, one in the place of another, or those that a random gate
-chooses; see :class:`.Forcing`.
+without some of them, one in the place of another, or some that are drawn at
+random; see :class:`.Forcing`.
 """
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -24,7 +24,7 @@ def force(model: nn.Module,
           expert: Optional[int] = None,
           drop: Union[int, Sequence[int]] = (),
           replace: Sequence[int] = (),
-          random_gate: Optional[int] = None) -> None:
+          random_routing: Optional[int] = None) -> None:
     """Overrule the gates of MoE layers in evaluation, until told otherwise.
 
     ``force(model)`` gives the choice back to all gates.
@@ -38,8 +38,8 @@ def force(model: nn.Module,
         drop: An expert, or several, not to run.
         replace: Two experts; the second one does what the first one is
             selected for.
-        random_gate: Seed of a gate that is drawn at random and chooses the
-            experts in the place of the layer's own.
+        random_routing: Seed of the draw, if the experts of each sample are
+            drawn at random.
 
     Raises:
         ValueError: A pattern matches no layer, or a layer has no such expert.
@@ -49,7 +49,8 @@ def force(model: nn.Module,
         fail('drop', drop, 'an expert, or a list of them')
     if not isinstance(replace, (list, tuple)):
         fail('replace', replace, 'two experts')
-    forcing = Forcing(top_k, expert, tuple(drop), tuple(replace), random_gate)
+    forcing = Forcing(top_k, expert, tuple(drop), tuple(replace),
+                      random_routing)
     chosen = match_layers(model, layers)
     for name, layer in chosen.items():
         try:

@@ -112,22 +112,11 @@ class RandomGate(GAPFCGate):
 
     What its experts tell of the objects is what any function of the features
     would tell: the control for a gate that has learned.
-
-    Args:
-        in_channels: C, channels of the features.
-        num_experts: E, number of logits.
-        seed: Of what is drawn; None: as the generator of torch has it.
     """
     learned = False
 
-    def __init__(self,
-                 in_channels: int,
-                 num_experts: int,
-                 seed: Optional[int] = None) -> None:
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.default_generator.manual_seed(check_int('seed', seed, 0))
-            super().__init__(in_channels, num_experts)
+    def __init__(self, in_channels: int, num_experts: int) -> None:
+        super().__init__(in_channels, num_experts)
         for name, value in list(self.named_parameters()):
             delattr(self, name)
             self.register_buffer(name, value.detach())

@@ -5,7 +5,7 @@ stacked weights of all experts replaces a product for each of them, as in
 MegaBlocks (Gale et al. 2022, arXiv 2211.15841). On a GPU, where E small
 products wait for each other, this is meant to pay; it is not measured yet.
 """
-from typing import List, Sequence
+from typing import List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -29,27 +29,34 @@ def check_grouped(experts: Sequence[nn.Module]) -> None:
     """Refuse what cannot be grouped.
 
     Raises:
-        ValueError: The experts are no feed-forward networks, or this PyTorch
-            has no grouped product.
+        ValueError: The experts are no feed-forward networks, or of widths that
+            a grouped product does not take, or this PyTorch has none.
     """
     other = next((type(e).__name__ for e in experts
                   if type(e) is not FeedForward), None)
     if other is not None:
         fail('dispatch', 'grouped',
              f"'sparse' with experts other than FeedForward; these are {other}")
+    widths = [w for e in experts for w in e[0].weight.shape if w % 8]
+    if widths:  # 16 bytes in half precision
+        fail('dispatch', 'grouped',
+             f"'sparse' with {widths[0]} channels: grouped products need "
+             'multiples of 8, of the features and of the hidden ones')
     if not hasattr(F, 'grouped_mm'):
         fail('dispatch', 'grouped',
              f"'sparse' with PyTorch {torch.__version__}, which has no "
              'torch.nn.functional.grouped_mm')
 
 
-def _stacked(experts: Sequence[nn.Module], layer: int):
+def _stacked(experts: Sequence[nn.Module],
+             layer: int) -> Tuple[Tensor, Tensor]:
     """Weights (E, in, out) and biases (E, out) of a layer of each expert."""
     return (torch.stack([e[layer].weight.t() for e in experts]),
             torch.stack([e[layer].bias for e in experts]))
 
 
-def _mix(x: Tensor, weights: Tensor, into, out) -> Tensor:
+def _mix(x: Tensor, weights: Tensor, into: Tuple[Tensor, Tensor],
+         out: Tuple[Tensor, Tensor]) -> Tensor:
     """Rows (n, C), weights (n, E) -> mixtures (n, C)."""
     expert, row = weights.t().nonzero(as_tuple=True)  # sorted by the expert
     ends = (weights != 0).sum(dim=0).cumsum(0).to(torch.int32)

@@ -21,18 +21,12 @@ from .decision import Decision
 from .dispatch import build_dispatch
 from .distributed import all_reduce_sum
 from .experts import without_in_place
-from .gates import GATES, GateNoise, RandomGate, global_average_pool
+from .gates import GATES, GateNoise, global_average_pool
 from .grouped import check_grouped, grouped_dispatch
 from .hard_constraints import HARD_CONSTRAINTS
 from .padding import real_tokens
 from .recorder import Call, Recorder, StepSummary, collect
-from .routing import (
-    ROUTING_FUNCTIONS,
-    Forcing,
-    Routing,
-    select,
-    top_k_routing,
-)
+from .routing import ROUTING_FUNCTIONS, Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Scope, Shape
 from .soft_constraints import SoftConstraint, build_soft_constraints
 from .statistics import weighted_sum
@@ -237,10 +231,7 @@ class MoELayer(nn.Module):
                 masked = masked.to(draw['logits'].device)
             routing = self._route(draw, top_k, masked)
             if self.forcing is not None:
-                routing = self.forcing.replaced(routing)
-                if self.forcing.random_gate is not None:
-                    routing = routing.sent_to(
-                        self._chosen_at_random(inputs, routing))
+                routing = self.forcing.overruled(routing)
             return Decision(routing, self.scope, shapes)
         if not (self.recording and torch.is_grad_enabled()):
             return Decision(
@@ -336,14 +327,6 @@ class MoELayer(nn.Module):
                                decide(global_average_pool, inputs))
         noise = torch.randn_like(scale) * scale
         return dict(logits=logits + noise, noise=noise, noise_scale=scale)
-
-    def _chosen_at_random(self, inputs: Levels, routing: Routing) -> Tensor:
-        """(N, K) the experts that a random gate chooses."""
-        gate = RandomGate(self.in_channels, self.num_experts,
-                          self.forcing.random_gate).to(routing.logits.device)
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            logits = gate(self.scope.decide(gate.features, inputs))
-        return select(logits, routing.experts.shape[1])[0]
 
     def _constrained_routing(self, draw: Dict[str, Tensor]) -> Routing:
         masked = None if self.hard_constraint is None else (

@@ -16,7 +16,8 @@ class Routing:
 
     Attributes:
         weights: (N, E) float32, rows sum to 1, zero but for K experts.
-        experts: (N, K) the selected experts, highest weight first.
+        experts: (N, K) the selected experts, in the order of their logits with
+            the bias, if there is one.
         logits: (N, E) float32, as the gate made them, with noise if any.
         masked: (N, E) bool, experts that were not to be chosen.
         noise: (N, E) what of the logits is noise; None without.
@@ -36,9 +37,12 @@ class Routing:
         chosen = torch.zeros_like(self.masked).scatter(-1, self.experts, True)
         return ~chosen.gather(-1, free).all(dim=-1)
 
-    def sent_to(self, experts: Tensor) -> 'Routing':
-        """To other experts (N, K), with the same weights: that of the first
-        choice goes to the first of them."""
+    def drawn(self, seed: int) -> 'Routing':
+        """The same weights, for K experts that are drawn for each sample."""
+        generator = torch.Generator().manual_seed(seed)
+        lots = torch.rand(self.weights.shape, generator=generator)
+        experts = lots.argsort(dim=-1)[:, :self.experts.shape[1]].to(
+            self.experts.device)
         weights = torch.zeros_like(self.weights).scatter(
             -1, experts, self.weights.gather(-1, self.experts))
         return dataclasses.replace(self, weights=weights, experts=experts)
@@ -89,14 +93,14 @@ class Forcing:
         drop: Experts that are not run.
         replace: Two experts: what the first one is selected for goes to the
             second one, with the same weight.
-        random_gate: Seed of a :class:`.RandomGate` that chooses the experts.
+        random_routing: Seed, if the experts of each sample are drawn at random.
             The gate only weighs the first, the second and so on. Used alone.
     """
     top_k: Optional[int] = None
     expert: Optional[int] = None
     drop: Tuple[int, ...] = ()
     replace: Tuple[int, ...] = ()
-    random_gate: Optional[int] = None
+    random_routing: Optional[int] = None
 
     def choice(self, top_k: int, num_experts: int) -> Tuple[int, Tensor]:
         """What it means for a layer of E experts, trained with K.
@@ -109,10 +113,10 @@ class Forcing:
                 contradict each other.
         """
         last = num_experts - 1
-        if self.random_gate is not None:
-            check_int('random_gate', self.random_gate, 0)
-            if self != Forcing(random_gate=self.random_gate):
-                fail('random_gate', self.random_gate, 'used alone')
+        if self.random_routing is not None:
+            check_int('random_routing', self.random_routing, 0)
+            if self != Forcing(random_routing=self.random_routing):
+                fail('random_routing', self.random_routing, 'used alone')
         if self.replace:
             if len(self.replace) != 2 or len(set(self.replace)) < 2:
                 fail('replace', self.replace, 'two experts')
@@ -132,8 +136,11 @@ class Forcing:
         return (min(top_k if self.top_k is None else self.top_k, left),
                 torch.tensor([e in drop for e in range(num_experts)]))
 
-    def replaced(self, routing: Routing) -> Routing:
-        """The decision with the one expert in the place of the other."""
+    def overruled(self, routing: Routing) -> Routing:
+        """The decision with the one expert in the place of the other, or with
+        experts that are drawn."""
+        if self.random_routing is not None:
+            return routing.drawn(self.random_routing)
         if not self.replace:
             return routing
         old, new = self.replace

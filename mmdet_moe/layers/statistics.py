@@ -4,10 +4,13 @@ Importance of an expert: the sum of its weights over the samples. Share: the
 part of the samples that it was selected for.
 """
 import math
-from typing import Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EPS = 1e-10
 #: Input-dependence below this part of log2 E is none.
@@ -69,7 +72,7 @@ def usage_sums(weights: Tensor, places: Optional[Tensor] = None,
         0, places.to(rows.device), rows)
 
 
-def split_usage(sums) -> Tuple:
+def split_usage(sums: Union[Tensor, 'np.ndarray']) -> Tuple:
     """(..., 2 + 2E), a tensor or an array -> the number of decisions (...),
     the sum of their entropies in bits (...), and by expert the sum of its
     weights, and the number of decisions that selected it (..., E)."""

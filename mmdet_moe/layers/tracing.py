@@ -1,19 +1,24 @@
 """Tracing: what the MoE layers of a model decide in a forward pass."""
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Dict, Iterator, List
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .decision import Decision
-from .moe import moe_layers
+from .gates import global_average_pool
+from .moe import Levels, MoELayer, moe_layers
 
 
 @contextmanager
-def traced(model: nn.Module) -> Iterator[Dict[str, List[Decision]]]:
+def traced(model: nn.Module,
+           features: bool = False) -> Iterator[Dict[str, List[Decision]]]:
     """Keep the decisions of all MoE layers during a ``with`` block.
 
     Args:
         model: Any module; inside of the block it is run once.
+        features: Whether the decisions have the mean features of each sample.
 
     Yields:
         By the layer's name a decision for each call, without its graph;
@@ -27,15 +32,42 @@ def traced(model: nn.Module) -> Iterator[Dict[str, List[Decision]]]:
         >>> decisions['0'][0].weights.shape
         torch.Size([2, 4])
     """
-    decisions: Dict[str, List[Decision]] = {}
-    handles = []
-    for name, layer in moe_layers(model).items():
-        calls = decisions[name] = []
-        handles.append(
-            layer.observe(lambda decision, calls=calls: calls.append(
-                decision.detach())))
+    traces = {name: _Trace(layer, features)
+              for name, layer in moe_layers(model).items()}
     try:
-        yield decisions
+        yield {name: trace.decisions for name, trace in traces.items()}
     finally:
-        for handle in handles:
+        for trace in traces.values():
+            trace.end()
+
+
+class _Trace:
+    """Of one layer."""
+
+    def __init__(self, layer: MoELayer, features: bool) -> None:
+        self.decisions: List[Decision] = []
+        self._layer, self._inputs = layer, None
+        self._handles = [layer.observe(self._see)]
+        if features:
+            self._handles.append(layer.register_forward_pre_hook(self._take))
+
+    def end(self) -> None:
+        for handle in self._handles:
             handle.remove()
+
+    def _take(self, layer: MoELayer, args: tuple) -> None:
+        x, = args
+        self._inputs = [x] if isinstance(x, Tensor) else x
+
+    def _see(self, decision: Decision) -> None:
+        inputs, self._inputs = self._inputs, None
+        self.decisions.append(
+            replace(
+                decision.detach(),
+                features=None if inputs is None else self._means(inputs)))
+
+    @torch.no_grad()
+    def _means(self, inputs: Levels) -> Tensor:
+        """(N, C), float32."""
+        scope = self._layer.scope
+        return scope.decide(global_average_pool, scope.lay_out(inputs))

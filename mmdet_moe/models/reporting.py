@@ -52,6 +52,8 @@ class DecisionReporter:
         self.provenance = provenance_of(detector)
         self._stack = ExitStack()
         self._paused = False
+        #: Whether the decisions have the features that they were made of.
+        self.features = False
         self._decisions: Dict[str, List[Decision]] = {}
         detector.register_forward_pre_hook(self._before, with_kwargs=True)
         detector.register_forward_hook(
@@ -69,7 +71,8 @@ class DecisionReporter:
     def _before(self, detector: nn.Module, args: tuple, kwargs: dict) -> None:
         self._stack.close()
         if _mode(args, kwargs) == 'predict' and not self._paused:
-            self._decisions = self._stack.enter_context(traced(detector))
+            self._decisions = self._stack.enter_context(
+                traced(detector, self.features))
             self._stack.enter_context(self.provenance.watch())
 
     def _after(self, detector: nn.Module, args: tuple, kwargs: dict,

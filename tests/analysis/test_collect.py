@@ -15,7 +15,7 @@ from torch import nn
 
 from mmdet_moe.analysis.collect import Collector
 from mmdet_moe.analysis.interventions import (
-    RANDOM_GATES,
+    DRAWS,
     Intervention,
     plan,
 )
@@ -151,7 +151,7 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
             for name, layer in run.records().layers.items()}
     assert changed == {
         i: i.value != MOE['top_k'] if i.kind == 'top_k' else
-        i.kind in ('expert', 'random_gate') or
+        i.kind in ('expert', 'random_routing') or
         used[i.layer][i.value[0] if i.kind == 'replace' else i.value]
         for i in chosen}
     assert all('forward' not in vars(m) for m in detector.modules())
@@ -184,6 +184,15 @@ def test_what_is_kept_of_the_pictures(load_config):
                                    decision.weights)
             assert records.weights(name, found) == pytest.approx(
                 sample.pred_instances[weights_field(name)].numpy())
+            assert layer.logits.shape == layer.weights.shape
+    # the mean of the map that an object is on
+    pictures = detector.data_preprocessor(batch(), False)['inputs']
+    with torch.no_grad():
+        means = torch.stack([x.mean(dim=(2, 3)) for x in
+                             detector.extract_feat(pictures)], dim=1)
+    at = records.objects.picture, records.objects.level.astype(int)
+    assert records.features['bbox_head.reg_subnet'] == pytest.approx(
+        means[at].numpy(), abs=1e-4)
     # a convolution of the neck sees one map, so all objects are under it
     neck = records.layers['neck.fpn_convs.0.conv']
     assert neck.weights.shape == (2, 3)
@@ -320,7 +329,8 @@ def test_the_plan():
         ('drop', 2), ('replace', (0, 1)), ('replace', (0, 2)),
         ('replace', (1, 0)), ('replace', (1, 2)), ('replace', (2, 0)),
         ('replace', (2, 1)), ('top_k', 1), ('top_k', 2), ('top_k', 3),
-        *(('random_gate', seed) for seed in range(RANDOM_GATES))]
+        *(('random_routing', seed) for seed in range(DRAWS))]
+    assert [i.kind for i in plan(layers, ['drop'])] == ['drop'] * 3
     assert plan(layers)[0] == Intervention('a', Forcing(expert=0))
 
 

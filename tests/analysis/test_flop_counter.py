@@ -6,7 +6,7 @@ from mmcv.ops import DeformConv2dPack, nms
 from torch import nn
 
 from mmdet_moe.analysis.flop_counter import count_flops
-from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers import FeedForward, MoELayer
 from mmdet_moe.layers.dispatch import DISPATCHES
 
 #: A 3x3 convolution of 8 to 8 channels on 16 x 16, 2 for each multiply-add.
@@ -41,6 +41,16 @@ def test_each_sample_counts_with_the_size_of_its_map():
         lambda: nn.Sequential(conv(), nn.ReLU()), 8, num_experts=4, top_k=2)
     pyramid = [torch.rand(3, 8, 16, 16), torch.rand(3, 8, 8, 8)]
     assert flops(layer, pyramid) == 3 * 2 * (CONV + CONV // 4) + 6 * GATE
+
+
+def test_grouped_products_count_as_those_of_the_experts():
+    layer = MoELayer(lambda: FeedForward(8, 16), 8, num_experts=4, top_k=2,
+                     scope=dict(type='PositionScope'))
+    x = torch.rand(1, 8, 16, 16)
+    expert = 16 * 16 * 2 * (8 * 16 + 16 * 8)
+    assert flops(layer, x) == 2 * expert + 16 * 16 * GATE
+    layer.dispatch = DISPATCHES['grouped']
+    assert flops(layer, x) == 2 * expert + 16 * 16 * GATE
 
 
 def test_merged_convolutions_count_as_the_one_that_runs():

@@ -137,10 +137,11 @@ def test_random_gates():
         'of size (p = 0.050). Gates that are drawn at random tell as much of '
         'class (p = 0.350), so that it was learned is not shown.')
     for low, expected in (
-            (0.01, 'When random gates choose, AP falls by 2.0 [1.0, 4.0] '
-             'points.'),
-            (-0.01, 'That the choice of the gate matters for AP is not shown: '
-             'when random gates choose, 2.0 [-1.0, 4.0] points are lost.')):
+            (0.01, 'When the experts are drawn at random, AP falls by 2.0 '
+             '[1.0, 4.0] points.'),
+            (-0.01, 'That the choice of the experts matters for AP is not '
+             'shown: when they are drawn at random, 2.0 [-1.0, 4.0] points '
+             'are lost.')):
         told['functions']['at_random'] = {
             ALL: dict(value=0.02, interval=dict(low=low, high=0.04))}
         assert expected in verdict(told, [dropped(0)])

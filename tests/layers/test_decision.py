@@ -69,6 +69,7 @@ def test_a_box_is_under_the_patch_that_its_centre_is_in():
     assert decision.grid(0).tolist() == [
         [0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [2, 2, 3, 3, 3], [2, 2, 3, 3, 3]]
     assert decision.grid(1).tolist() == [[4, 5]]
+    assert decision.places().tolist() == [0, 0, 0, 0, 1, 1]  # the level
     # four positions of patch 0, and two of patch 1
     third = decision.over(torch.tensor([[0.0, 0, 30, 20]]), zero[:1])
     assert third[0].tolist() == pytest.approx([2 / 3, 1 / 3])

@@ -56,6 +56,9 @@ def test_grouped_products_equal_dense(experts, top_k):
 def test_what_cannot_be_grouped():
     with pytest.raises(ValueError, match="dispatch='grouped'.*are Conv2d"):
         MoELayer(conv, 6, dispatch='grouped')
+    with pytest.raises(ValueError, match="dispatch='grouped'.*with 10 channel"):
+        MoELayer(lambda: FeedForward(8, 10), 8, dispatch='grouped',
+                 scope=dict(type='PositionScope'))
 
 
 def test_a_weight_of_zero_is_not_computed():

@@ -4,7 +4,6 @@ from torch import nn
 from twins import decided
 
 from mmdet_moe.layers import MoELayer, force, forced
-from mmdet_moe.layers.gates import RandomGate
 
 
 def model():
@@ -46,27 +45,26 @@ def test_what_is_left_is_weighted_anew(options, expected):
         assert torch.allclose(weights(layer), expected)
 
 
-def test_a_random_gate_chooses_and_the_gate_weighs():
+def test_experts_are_drawn_and_the_gate_weighs():
     net = model()
     layer = net['a']
-    x = torch.randn(200, 4, 3, 3)
+    x = torch.randn(400, 4, 3, 3)
     own = decided(layer, x).weights
     drawn = []
     for seed in (0, 0, 1):
-        with forced(net, random_gate=seed):
+        with forced(net, random_routing=seed):
             routing = decided(layer, x)
         # the gate's own weights, of its first and second choice
         assert torch.equal(routing.weights.sort(dim=1)[0], own.sort(dim=1)[0])
         assert torch.equal(routing.weights.argmax(dim=1),
                            routing.experts[:, 0])
-        gate = RandomGate(4, 4, seed=seed)
-        logits = gate(gate.features(x))
-        assert torch.equal(routing.experts, logits.topk(2)[1])
         drawn.append(routing.experts)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    with pytest.raises(ValueError, match='random_gate=0.*used alone'):
-        force(net, random_gate=0, top_k=1)
+    # each of four is the first of about 100
+    assert ((drawn[0][:, 0].bincount() - 100).abs() < 40).all()
+    with pytest.raises(ValueError, match='random_routing=0.*used alone'):
+        force(net, random_routing=0, top_k=1)
 
 
 @pytest.mark.parametrize('replace', [(0, ), (0, 0), (0, 4), 1])
