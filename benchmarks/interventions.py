@@ -2,7 +2,8 @@
 
     python benchmarks/interventions.py CONFIG CHECKPOINT [--cfg-options ...]
 
-Every expert forced, dropped and replaced, and K' = 1..E. Once as the report
+Every expert forced, dropped and replaced, K' = 1..E, and experts drawn at
+random. Once as the report
 does it, what does not depend on them computed once for each batch; once as a
 test run for each of them, in one process with the model loaded and the data
 checked, so that only loading pictures, the detector and CocoMetric are
