@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from torch import nn
 
-from mmdet_moe.analysis.collect import Collector
+from mmdet_moe.analysis.collect import Collector, evenly_spaced
 from mmdet_moe.analysis.interventions import (
     DRAWS,
     Intervention,
@@ -320,6 +320,12 @@ def test_regions_and_queries_are_decisions(name, at, number, levels):
         assert layer.weights[under[4 * b:4 * b + sure]] == pytest.approx(
             other.decisions[at].weights[items[:sure]].numpy())
         assert under[4 * b + 3] == -1
+
+
+def test_pictures_to_show_are_evenly_spaced():
+    assert evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert evenly_spaced(2, 40) == [0, 1]
+    assert evenly_spaced(10, 0) == evenly_spaced(0, 40) == []
 
 
 def test_the_plan():
