@@ -119,7 +119,7 @@ def _nmi(table: dict) -> float:
 
 def _functions(results: Results):
     head = ['arm', 'layer', 'losses below 0, of all', 'largest loss, points',
-            'pairs doubly dissociated: without them',
+            'pairs doubly dissociated: without them', 'by chance',
             'with others in their place', 'pairs not interchangeable',
             'AP lost with experts drawn']
     rows = []
@@ -132,7 +132,7 @@ def _functions(results: Results):
             below = [value for value, _, high in lost if high < 0]
             parts.append(100 * len(below) / max(1, len(lost)))
             worst.append(100 * min(below, default=0))
-            counts.append([len(x) for x in _pairs(table['functions'])])
+            counts.append(_pairs(table['functions']))
         rows.append([arm, _short(layer), _mean(parts) + ' %', _mean(worst),
                      *map(_mean, zip(*counts)), _mean_with_interval([
                          _lost_by_drawn(line['layers'][layer])
@@ -147,10 +147,12 @@ def _lost_by_drawn(table: dict) -> float:
     return 100 * found[0] if found else float('nan')
 
 
-def _pairs(functions: dict) -> List[list]:
-    return [functions['dissociations']['found'],
-            functions['dissociations_by_others']['found'],
-            functions['not_interchangeable']]
+def _pairs(functions: dict) -> List[float]:
+    """Numbers of pairs; NaN for what was not known yet."""
+    without = functions['dissociations']
+    return [len(without['found']), without.get('by_chance', float('nan')),
+            len(functions['dissociations_by_others']['found']),
+            len(functions['not_interchangeable'])]
 
 
 def _domains(results: Results):
