@@ -40,10 +40,11 @@ class Dissociations:
     """Of the experts of a layer.
 
     Attributes:
-        found: The pairs.
+        found: The pairs, the clearest one first.
         by_chance: How many pairs are to be expected if all experts were needed
             for the same: with many groups there are many.
-        p_value: Probability of as many, or more, by chance.
+        p_value: Probability that chance alone makes a pair as clear as the
+            clearest one.
     """
     found: List[Dissociation]
     by_chance: float
@@ -60,48 +61,61 @@ def double_dissociations(losses: Dict[int, Losses]) -> Dissociations:
     What is to be expected by chance is what is found if each resample in turn
     takes the place of the pictures, less the mean of all resamples, so that
     there is no difference but the noise; the groups stay as alike as they are.
+    A pair is as clear as the smaller of its two differences is large, in
+    units of the half of its interval that points to 0: above 1 it is found.
 
     Args:
         losses: By expert, what is lost without it, or when others do its work.
     """
-    found, chance = [], np.zeros(1)
+    found, clearest = [], 0.0
+    pairs_by_chance, by_chance = np.zeros(1), np.zeros(1)
     for e, f in combinations(losses, 2):
         more, less = {}, {}
-        first, second = [], []
+        scaled = []
         for group in losses[e]:
             difference = losses[e][group] - losses[f][group]
             more[group], less[group] = _more(difference), _more(-difference)
-            noise = _noise(difference[1:])
-            if noise is not None:
-                first.append(noise[0])
-                second.append(noise[1])
-        if first:
-            chance = chance + _apart(np.array(first), np.array(second))
+            scaled.append(_scaled(difference))
+        clear = _clear(np.array([x for x in scaled if x is not None]))
+        if len(clear):
+            clearest = max(clearest, clear[0])
+            pairs_by_chance = pairs_by_chance + (clear[1:] > 1)
+            by_chance = np.maximum(by_chance, clear[1:])
         pairs = [(g, h) for g, h in permutations(losses[e], 2)
                  if more[g] is not None and less[h] is not None]
         if pairs:
             g, h = max(pairs, key=lambda p: min(more[p[0]]['interval']['low'],
                                                 less[p[1]]['interval']['low']))
-            found.append(Dissociation((e, f), (g, h), (more[g], less[h])))
-    reached = int((chance >= len(found)).sum())
-    return Dissociations(found, float(chance.mean()),
-                         (1 + reached) / (1 + len(chance)))
+            found.append((clear[0], Dissociation(
+                (e, f), (g, h), (more[g], less[h]))))
+    reached = int((by_chance >= clearest).sum())
+    found = [one for _, one in sorted(found, key=lambda x: -x[0])]
+    return Dissociations(found, float(pairs_by_chance.mean()),
+                         (1 + reached) / (1 + len(by_chance)))
 
 
-def _noise(resamples: np.ndarray) -> Optional[Tuple[np.ndarray, np.ndarray]]:
-    """(R,) for each resample, whether it alone would be called above 0, and
-    below 0, if there was no difference."""
+def _scaled(difference: np.ndarray) -> Optional[np.ndarray]:
+    """(1 + R,) a difference, and that of each resample less their mean, in
+    units of the distance from the mean to the end of the interval on the other
+    side; None if there is no interval."""
+    resamples = difference[1:]
     range_ = interval(resamples)
-    if range_ is None:
+    if range_ is None or np.isnan(difference[0]):
         return None
     mean = np.nanmean(resamples)
-    return (resamples - mean > mean - range_['low'],
-            resamples - mean < mean - range_['high'])
+    # Without any spread there is no noise, and any difference is clear.
+    below, above = (max(x, 1e-12)
+                    for x in (mean - range_['low'], range_['high'] - mean))
+    x = np.nan_to_num(np.concatenate([difference[:1], resamples - mean]))
+    return np.where(x > 0, x / below, x / above)
 
 
-def _apart(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """(groups, R) -> (R,) whether one group is above 0, and another below."""
-    return above.any(axis=0) & below.any(axis=0)
+def _clear(scaled: np.ndarray) -> np.ndarray:
+    """(groups, 1 + R) -> (1 + R,) how clearly one group is above 0 and another
+    one below."""
+    if not len(scaled):
+        return np.zeros(0)
+    return np.minimum(scaled.max(axis=0), (-scaled).max(axis=0))
 
 
 def _more(difference: np.ndarray) -> Optional[dict]:

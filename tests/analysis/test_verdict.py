@@ -36,11 +36,11 @@ def test_many_groups_dissociate_by_chance():
     """Noise finds pairs, the more the more groups, and is told from others."""
     rng = np.random.default_rng(0)
 
-    def noise(groups, effect=0.0):
+    def noise(groups, effect=0.0, special=4):
         spread = rng.standard_normal((4, groups, 1))
         again = spread + rng.standard_normal((4, groups, 300))
         found = np.concatenate([spread, again], axis=2)
-        for e in range(4):  # each is needed for a group of its own
+        for e in range(special):  # each is needed for a group of its own
             found[e, e] += effect
         return double_dissociations({
             e: {str(g): found[e, g] for g in range(groups)}
@@ -51,6 +51,9 @@ def test_many_groups_dissociate_by_chance():
     assert len(many.found) >= 3 and many.p_value > 0.05
     real = noise(4, effect=9.0)
     assert len(real.found) == 6 and real.p_value < 0.01
+    # a single pair is enough if it is clear
+    single = noise(4, effect=20.0, special=2)
+    assert single.found[0].experts == (0, 1) and single.p_value < 0.01
 
 
 def test_what_experts_can_do_by_hand():
