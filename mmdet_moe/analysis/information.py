@@ -139,11 +139,11 @@ def expert_tells(weights: np.ndarray,
     mean = (by_level @ weights) / at_level  # (levels, E)
     part = (by_both @ ones).reshape(levels, groups) / at_level
     centred = weights - mean[level]
-    # Variance of a score if expert and group are independent; where it is 0
-    # all scores are 0, up to rounding.
+    # Variance of a score if expert and group are independent, in objects:
+    # where less than one is expected the approximation would be far too large,
+    # as one object of a rare group with a rare expert would count as many.
     variance = (at_level * part)[..., None] * mean[:, None]
-    scale = np.divide(1, variance, where=variance > 1e-12,
-                      out=np.zeros_like(variance))
+    scale = 1 / np.maximum(variance, 1)
 
     def statistic(signs: np.ndarray) -> float:
         signed = centred * signs[:, None]

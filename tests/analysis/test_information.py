@@ -117,6 +117,14 @@ def test_by_class():
         world.label, world.size, given_level=True).p_value > 0.05
 
 
+def test_a_rare_group_with_a_rare_expert_is_one_object():
+    group = np.repeat([0, 1, 2], [200, 199, 1])
+    tells = expert_tells(
+        np.eye(3)[group], group, groups=3, picture=np.arange(400),
+        rng=np.random.default_rng(0), permutations=99)
+    assert tells.p_value == 0.01 and tells.bits > 1 and tells.chance < 0.02
+
+
 def test_by_level_only():
     world = World()
     tells = world.tells(world.level, world.size)
