@@ -3,13 +3,12 @@
     python benchmarks/interventions.py CONFIG CHECKPOINT [--cfg-options ...]
 
 Every expert forced, dropped and replaced, K' = 1..E, and experts drawn at
-random. Once as the report
-does it, what does not depend on them computed once for each batch; once as a
-test run for each of them, in one process with the model loaded and the data
-checked, so that only loading pictures, the detector and CocoMetric are
-counted. Both include the model as it is. Printed are the seconds of both, their
-ratio, and the largest difference of AP, which CocoMetric gives to three
-decimals.
+random. Once as the report does it, what does not depend on them computed once
+for each batch; once as a test run for each of them, in one process with the
+model loaded and the data checked, so that only loading pictures, the detector
+and CocoMetric are counted. Both include the model as it is. Printed are the
+seconds of both, their ratio, and the largest difference of AP, which CocoMetric
+gives to three decimals.
 """
 import argparse
 import io

@@ -5,13 +5,13 @@
 
 Each arm is a config and what differs from it. A run is a training
 (tools/train.py), and for arms with a gate the report of its checkpoint, with
-interventions. Runs that are in
-``benchmarks/results/`` are not made again, and a training that was cut off is
-resumed, so that the study goes on where it stopped; a result is a line of
-JSON, written as soon as it is known. Two runs at a time, with a thread each.
+interventions. Runs that are in ``benchmarks/results/`` are not made again, and
+a training that was cut off is resumed, so that the study goes on where it
+stopped; a result is a line of JSON, written as soon as it is known. Two runs at
+a time, with a thread each.
 
-``bccd`` and ``shapes``: RetinaNet-R18, 12 and 6 epochs, about 7 minutes a run
-on two CPU cores; ``domains``: YOLOX-nano, 6 epochs, 20 minutes.
+A run takes 7 to 14 minutes with ``bccd`` (RetinaNet-R18 or Faster R-CNN-R18, 12
+epochs), and 20 to 30 with ``domains`` (YOLOX-nano, 6 epochs).
 """
 import argparse
 import json

@@ -44,11 +44,6 @@ class Boxes:
         """(n,) which sample of a layer's decision each is under, or -1."""
         return decision.find(*self._where()).numpy()
 
-    def at(self, decision: Decision) -> np.ndarray:
-        """(n, E) expert weights, those at the centre of each box; NaN where
-        the layer decided nothing about it."""
-        return decision.at(*self._where()).numpy()
-
     def over(self, decision: Decision) -> np.ndarray:
         """(n, E) expert weights, the mean over each box; NaN where the layer
         decided nothing about it."""

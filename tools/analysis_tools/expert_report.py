@@ -27,7 +27,7 @@ def parse_args():
         choices=KINDS,
         default=KINDS,
         help='run the detector with each expert alone, dropped, in the place '
-        'of each other one, with another K, or with gates drawn at random; '
+        'of each other one, with another K, or with experts drawn at random; '
         'all of it by default')
     parser.add_argument(
         '--no-interventions',
