@@ -92,6 +92,8 @@ def _objects(data: str) -> Dict[str, Arm]:
         'regions, random gate': Arm(regions, random_gate(ONLY)),
         # most regions are background, over which the loss balances, too
         'regions, unconstrained': Arm(regions, unconstrained(ONLY)),
+        'regions, foreground': Arm(
+            regions, (f'{ONLY}.balance_weight=foreground', )),
     }
 
 

@@ -69,8 +69,9 @@ class MoELayer(nn.Module):
             the mean (as in the authors' code).
         balance_weight: What a sample counts in the importance: ``'sample'``:
             1; ``'area'``: its positions; ``'foreground'``: its positive
-            anchors (a proposal of this project), which a detection head has
-            to tell the layer, see :meth:`weigh`.
+            anchors, or 1 for a region that is positive (a proposal of this
+            project), which a detection head has to tell the layer, see
+            :meth:`weigh`.
         shared_expert: Whether there is one more expert, which every sample
             goes to: ``y = shared(x) + sum_e w_e expert_e(x)``. It is not part
             of the balance (DeepSeekMoE, arXiv 2401.06066).
@@ -283,12 +284,14 @@ class MoELayer(nn.Module):
         knows its targets, before :meth:`collect`.
 
         Args:
-            maps: L tensors (B, H_l * W_l) or (B, H_l, W_l).
+            maps: L tensors (B, H_l * W_l) or (B, H_l, W_l); or (B, 1), for
+                all positions of an entry alike.
         """
         if self.recorder.calls:
             call = self.recorder.calls[-1]
             call.counts = self.scope.total([
-                m.float().reshape(shape)
+                m.float().flatten(1).expand(
+                    -1, torch.Size(shape[1:]).numel()).reshape(shape)
                 for m, shape in zip(maps, call.decision.shapes)
             ])
 

@@ -286,8 +286,8 @@ def _padded(rows: Dict[str, Tensor], names: Sequence[str]
 def _check_served(name: str, layer: nn.Module, calls: Sequence[Call]) -> None:
     if any(call.counts is None for call in calls):
         raise RuntimeError(
-            f"{name}: balance_weight='foreground' needs a head that tells its "
-            "positive anchors; use 'sample' or 'area'")
+            f"{name}: balance_weight='foreground' needs a head that tells "
+            "what is foreground; use 'sample' or 'area'")
     if len(calls) > 1 and not layer.scope.repeatable:
         raise RuntimeError(
             f'{name}: scope={layer.scope!r} is one decision for all levels, '

@@ -17,7 +17,7 @@ BLOCK_KEYS = tuple(
 
 
 def insert_after(model: nn.Module, names: Sequence[str],
-                 options: Mapping) -> MoELayer:
+                 options: Mapping, *, targets: bool = False) -> MoELayer:
     """Have what a module returns go through a residual mixture.
 
     The mixture becomes a part of the module, ``name.refined_by``, and the
@@ -29,6 +29,7 @@ def insert_after(model: nn.Module, names: Sequence[str],
             neck.
         names: All names under which it has it.
         options: Of :class:`.ResidualMixture` and of a MoE layer.
+        targets: Whether the model tells the layer what is foreground.
 
     Returns:
         The mixture's layer.
@@ -42,7 +43,8 @@ def insert_after(model: nn.Module, names: Sequence[str],
     moe = {k: v for k, v in options.items() if k not in BLOCK_KEYS}
     try:
         added = ResidualMixture(
-            _channels(module), moe, whole_pyramid=False, targets=False, **block)
+            _channels(module), moe, whole_pyramid=False, targets=targets,
+            **block)
     except ConfigError as error:
         raise ConfigError(f'experts, after={names[0]!r}: {error}') from None
     added.train(module.training)

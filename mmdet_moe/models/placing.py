@@ -9,6 +9,7 @@ from torch import nn
 from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.checks import fail
 
+from .foreground import knows_foreground, tell_foreground
 from .insertion import check_insertable, insert_after
 from .replacement import check_replaceable, replace
 
@@ -66,12 +67,14 @@ def add_experts(model: nn.Module,
     for names, place, options in _choose(model, experts):
         module = model.get_submodule(names[0])
         was, before = type(module).__name__, _count(module)
-        now = PLACES[place][1](model, names, options)
+        now = PLACES[place][1](
+            model, names, options, targets=knows_foreground(model, names))
         placed.append(
             Placed(
                 _all_names(model)[id(now)],
                 was if place == 'at' else f'after {was}', now,
                 (before, _count(model.get_submodule(names[0])))))
+    tell_foreground(model)
     return placed
 
 

@@ -16,13 +16,14 @@ _WHOLE_PART = re.compile(r'(^|\.)(backbone|neck)(\.\d+)?$')
 
 
 def replace(model: nn.Module, names: Sequence[str],
-            options: Mapping) -> MoELayer:
+            options: Mapping, *, targets: bool = False) -> MoELayer:
     """Replace a module by a mixture of experts of the same architecture.
 
     Args:
         model: That has the module.
         names: All names under which it has it.
         options: The keyword arguments of :class:`~mmdet_moe.layers.MoELayer`.
+        targets: Whether the model tells the layer what is foreground.
 
     Returns:
         The mixture.
@@ -32,7 +33,7 @@ def replace(model: nn.Module, names: Sequence[str],
     """
     module = model.get_submodule(names[0])
     try:
-        mixture = Mixture(module, options)
+        mixture = Mixture(module, options, targets=targets)
     except ConfigError as error:
         raise ConfigError(f'experts, at={names[0]!r}: {error}') from None
     if not any(p.requires_grad for p in module.parameters()):

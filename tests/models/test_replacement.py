@@ -1,9 +1,12 @@
 """Experts by name: what is replaced, and what is refused."""
+import copy
+
 import pytest
 import stock
 import torch
 from detectors import HEADS, small
 from mmcv.cnn import ConvModule
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.registry import MODELS
 from mmengine.optim import build_optim_wrapper
 from torch import nn
@@ -72,6 +75,41 @@ def test_what_cannot_be(experts, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(model, type='MoEDetector', detector=model.type,
                           experts=experts))
+
+
+@pytest.mark.parametrize('name', ['faster_rcnn', 'cascade_rcnn',
+                                  'double_head'])
+def test_regions_by_foreground(name, monkeypatch):
+    """Only positive regions count, in each stage of its own."""
+    labels = []
+
+    def loss(head, cls_score, bbox_pred, rois, regions, *args, **kwargs):
+        labels.append(regions)
+        return BBoxHead.loss_of_mmdet(
+            head, cls_score, bbox_pred, rois, regions, *args, **kwargs)
+
+    monkeypatch.setattr(BBoxHead, 'loss_of_mmdet', BBoxHead.loss,
+                        raising=False)
+    monkeypatch.setattr(BBoxHead, 'loss', loss)
+    at = {
+        'faster_rcnn': f'{FCS}.1',
+        'cascade_rcnn': 'roi_head.bbox_head.*.shared_fcs.1',
+        'double_head': 'roi_head.bbox_head.conv_branch.0.conv2',
+    }[name]
+    detector = copy.deepcopy(
+        build(name, at, num_experts=3, balance_weight='foreground',
+              soft_constraint=dict(type='KLLoss')))
+    detector.train()
+    detector.loss(*stock.pictures([[(10, 10, 60, 60)], [(5, 5, 40, 50)]]))
+    layers = moe_layers(detector).values()
+    assert len(labels) == len(layers)
+    for layer, regions in zip(layers, labels):
+        positive = regions < stock.NUM_CLASSES
+        assert 0 < positive.sum() < len(positive)
+        weights = layer.recorder.calls[0].decision.weights[positive]
+        importance = layer.collect().importance
+        assert torch.allclose(importance / importance.sum(),
+                              weights.sum(dim=0) / weights.sum())
 
 
 def test_what_reads_weights_or_takes_several_inputs():
