@@ -9,6 +9,7 @@ from mmcv.cnn import ConvModule
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.registry import MODELS
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdet_moe.layers import moe_layers
@@ -19,6 +20,7 @@ FCS = 'roi_head.bbox_head.shared_fcs'
 
 def build(name, *at, **options):
     model = stock.stock(name)
+    init_default_scope('mmdet')
     return MODELS.build(
         dict(model, type='MoEDetector', detector=model.type,
              experts=[dict(at=list(at), **options)]))
