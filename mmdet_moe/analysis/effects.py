@@ -1,8 +1,17 @@
 """What becomes of AP under interventions: differences, with intervals."""
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import combinations
-from typing import Container, Dict, List, Optional, Sequence, Tuple
+from typing import (
+    Container,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -16,19 +25,8 @@ SIZES = dict(AP_S='small objects', AP_M='medium objects', AP_L='large objects')
 ALL = 'all objects'
 
 
-@dataclass
-class Lost:
-    """What groups of objects lose, by layer.
-
-    Attributes:
-        without: By expert, without it.
-        replaced: By pair of experts, when the second one does what the first
-            one is selected for.
-        at_random: For each draw, when the experts are drawn at random.
-    """
-    without: Dict[int, Losses] = field(default_factory=dict)
-    replaced: Dict[Tuple[int, int], Losses] = field(default_factory=dict)
-    at_random: List[Losses] = field(default_factory=list)
+#: What groups of objects lose, by kind and value of an intervention.
+Lost = Mapping[str, Mapping[Union[int, Tuple[int, int]], Losses]]
 
 
 def effects(records: Records, base: np.ndarray, counts: np.ndarray
@@ -47,24 +45,19 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
         each group of objects, by size and by class, loses, and all together.
     """
     rows: List[dict] = []
-    lost: Dict[str, Lost] = defaultdict(Lost)
+    lost: Dict[str, dict] = defaultdict(lambda: defaultdict(dict))
     for intervention, ap in records.interventions.items():
         own = base if ap is records.ap else precisions(ap, counts)
         before, after = metrics_of(base), metrics_of(own)
-        losses = {
+        lost[intervention.layer][intervention.kind][intervention.value] = {
+            ALL: before['AP'] - after['AP'],
             **{group: before[name] - after[name]
                for name, group in SIZES.items()},
             **{f'objects of class {name}': of_class for name, of_class in zip(
                 records.classes, by_class(base) - by_class(own))}
         }
-        of_all = {ALL: before['AP'] - after['AP'], **losses}
-        if intervention.kind == 'drop':
-            lost[intervention.layer].without[intervention.value] = losses
-        elif intervention.kind == 'replace':
-            lost[intervention.layer].replaced[intervention.value] = of_all
-        elif intervention.kind == 'random_routing':
-            lost[intervention.layer].at_random.append(of_all)
-            continue
+        if intervention.kind == 'random_routing':
+            continue  # one draw says little: their mean is in the functions
         rows.append(
             dict(
                 layer=intervention.layer,
@@ -84,7 +77,7 @@ def functions(lost: Lost, used: Container[int]) -> dict:
     """Whether the experts of a layer can do different things.
 
     Args:
-        lost: By the groups of objects.
+        lost: By the groups of objects, of a layer.
         used: Experts that are selected at all. One that is not may never have
             been trained: that others can do more than it says nothing.
 
@@ -98,7 +91,7 @@ def functions(lost: Lost, used: Container[int]) -> dict:
         ``at_random``: what each group loses when the experts of each sample
         are drawn at random, on the mean over the draws; empty without any.
     """
-    replaced = {pair: losses for pair, losses in lost.replaced.items()
+    replaced = {pair: losses for pair, losses in lost.get('replace', {}).items()
                 if pair[0] in used and pair[1] in used}
     by_others = {
         e: _mean([losses for (selected, _), losses in replaced.items()
@@ -114,14 +107,11 @@ def functions(lost: Lost, used: Container[int]) -> dict:
         if all(_above_0(x['interval']) for x in both.values()):
             pairs.append(dict(experts=[e, f], lost=[both[0], both[1]]))
     return dict(
-        dissociations=_dissociations(lost.without),
+        dissociations=_dissociations(lost.get('drop', {})),
         by_others={e: in_json(groups) for e, groups in by_others.items()},
-        dissociations_by_others=_dissociations({
-            e: {group: x for group, x in groups.items() if group != ALL}
-            for e, groups in by_others.items()
-        }),
+        dissociations_by_others=_dissociations(by_others),
         not_interchangeable=pairs,
-        at_random=in_json(_mean(lost.at_random)))
+        at_random=in_json(_mean([*lost.get('random_routing', {}).values()])))
 
 
 def _mean(losses: Sequence[Losses]) -> Losses:
@@ -130,8 +120,13 @@ def _mean(losses: Sequence[Losses]) -> Losses:
             for group in (losses[0] if losses else ())}
 
 
-def _dissociations(losses: Dict[int, Losses]) -> dict:
-    return asdict(double_dissociations(losses))
+def _dissociations(losses: Mapping[int, Losses]) -> dict:
+    """Between groups, of which one that has all objects is none."""
+    return asdict(
+        double_dissociations({
+            e: {group: x for group, x in groups.items() if group != ALL}
+            for e, groups in losses.items()
+        }))
 
 
 def _above_0(range_: Optional[dict]) -> bool:

@@ -1,27 +1,39 @@
 """Interventions: what becomes of the detections if experts are overruled."""
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 from typing import (
+    Callable,
     Collection,
     ContextManager,
     Dict,
+    Iterable,
     List,
-    Literal,
     Tuple,
     Union,
 )
 
 from torch import nn
 
-from mmdet_moe.layers import Forcing, MoELayer, forced
+from mmdet_moe.layers import MoELayer, forced
 
-#: What can be changed.
-KINDS = ('expert', 'drop', 'replace', 'top_k', 'random_routing')
 #: Up to so many experts each takes the place of each other one: there are
 #: E (E - 1) such runs.
 MOST_REPLACED = 8
 #: How often all experts are drawn at random; what is lost is the mean.
 DRAWS = 5
+
+#: What can be changed, by the argument of :func:`~mmdet_moe.layers.force` that
+#: does it; and the values that it is given for a layer.
+KINDS: Dict[str, Callable[[MoELayer], Iterable]] = dict(
+    expert=lambda layer: range(layer.num_experts),
+    drop=lambda layer: range(layer.num_experts),
+    replace=lambda layer: (permutations(range(layer.num_experts), 2)
+                           if layer.num_experts <= MOST_REPLACED else ()),
+    # K' = K is among them, though it changes nothing: it is a point of the
+    # curve over K'.
+    top_k=lambda layer: range(1, layer.num_experts + 1),
+    random_routing=lambda layer: range(
+        DRAWS if layer.top_k < layer.num_experts else 0))
 
 
 @dataclass(frozen=True)
@@ -30,60 +42,31 @@ class Intervention:
 
     Attributes:
         layer: Its name in the model.
-        forcing: An expert that does everything, one that is dropped, one in
-            the place of another, how many are run per sample, or
-            experts that are drawn at random.
+        kind: What is changed, out of ``KINDS``.
+        value: Which expert, how many, or which draw; of ``'replace'`` the
+            expert that is selected and the one that does its work.
     """
     layer: str
-    forcing: Forcing
-
-    @property
-    def kind(self) -> Literal['expert', 'drop', 'replace', 'top_k',
-                              'random_routing']:
-        """What is changed."""
-        if self.forcing.expert is not None:
-            return 'expert'
-        if self.forcing.replace:
-            return 'replace'
-        if self.forcing.random_routing is not None:
-            return 'random_routing'
-        return 'drop' if self.forcing.drop else 'top_k'
-
-    @property
-    def value(self) -> Union[int, Tuple[int, int]]:
-        """Which expert, how many, or which draw; of ``'replace'`` the
-        expert that is selected and the one that does its work."""
-        value = getattr(self.forcing, self.kind)
-        return value[0] if self.kind == 'drop' else value
+    kind: str
+    value: Union[int, Tuple[int, int]]
 
     def applied(self, model: nn.Module) -> ContextManager:
         """The model is run in this way inside of the ``with`` block."""
-        return forced(model, layers=self.layer, **asdict(self.forcing))
+        return forced(model, layers=self.layer, **{self.kind: self.value})
 
 
 def plan(layers: Dict[str, MoELayer],
-         kinds: Collection[str] = KINDS) -> List[Intervention]:
+         kinds: Collection[str] = tuple(KINDS)) -> List[Intervention]:
     """Each expert alone, each dropped, each in the place of each other one
     (of up to ``MOST_REPLACED``), K' = 1..E, and ``DRAWS`` draws of experts,
     layer by layer.
-
-    K' = K is among them, though it changes nothing: it is a point of the
-    curve over K'.
 
     Args:
         layers: By name.
         kinds: Which of these, out of ``KINDS``.
     """
-    every = [
-        Intervention(name, forcing) for name, layer in layers.items()
-        if layer.num_experts > 1 for forcing in (
-            *(Forcing(expert=e) for e in range(layer.num_experts)),
-            *(Forcing(drop=(e, )) for e in range(layer.num_experts)),
-            *(Forcing(replace=pair)
-              for pair in permutations(range(layer.num_experts), 2)
-              if layer.num_experts <= MOST_REPLACED),
-            *(Forcing(top_k=k + 1) for k in range(layer.num_experts)),
-            *(Forcing(random_routing=seed) for seed in range(DRAWS)
-              if layer.top_k < layer.num_experts))
+    return [
+        Intervention(name, kind, value) for name, layer in layers.items()
+        if layer.num_experts > 1 for kind, values in KINDS.items()
+        if kind in kinds for value in values(layer)
     ]
-    return [one for one in every if one.kind in kinds]

@@ -39,7 +39,7 @@ MOST_BYTES = 24_000_000
 def write_report(runner: Runner,
                  options: Optional[Options] = None,
                  *,
-                 interventions: Collection[str] = KINDS,
+                 interventions: Collection[str] = tuple(KINDS),
                  pictures: int = 40,
                  embedding: str = 'tsne',
                  logs: Optional[Sequence[Path]] = None) -> Path:

@@ -23,7 +23,6 @@ from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import assignment_table
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import (
-    Forcing,
     MoELayer,
     moe_layers,
     split_usage,
@@ -337,7 +336,7 @@ def test_the_plan():
         ('replace', (2, 1)), ('top_k', 1), ('top_k', 2), ('top_k', 3),
         *(('random_routing', seed) for seed in range(DRAWS))]
     assert [i.kind for i in plan(layers, ['drop'])] == ['drop'] * 3
-    assert plan(layers)[0] == Intervention('a', Forcing(expert=0))
+    assert plan(layers)[0] == Intervention('a', 'expert', 0)
 
 
 def test_weights_over_boxes_are_those_of_the_same_objects(load_config):

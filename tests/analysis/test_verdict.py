@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mmdet_moe.analysis.dissociation import double_dissociations
-from mmdet_moe.analysis.effects import ALL, Lost, functions
+from mmdet_moe.analysis.effects import ALL, functions
 from mmdet_moe.analysis.verdict import verdict
 
 
@@ -64,12 +64,12 @@ def test_what_experts_can_do_by_hand():
     def alone(small, large, everything):
         return losses(small=small, large=large, **{ALL: everything})
 
-    lost = Lost(
-        without={0: losses(small=0.2, large=0.0),
-                 1: losses(small=0.0, large=0.1), 2: none},
-        replaced={(0, 1): alone(0.4, 0.0, 0.3), (1, 0): alone(0.0, 0.2, 0.1),
-                  (0, 2): alone(0.9, 0.9, 0.9), (1, 2): alone(0.9, 0.9, 0.9),
-                  (2, 0): alone(0.0, 0.0, 0.0), (2, 1): alone(0.0, 0.0, 0.0)})
+    lost = dict(
+        drop={0: losses(small=0.2, large=0.0),
+              1: losses(small=0.0, large=0.1), 2: none},
+        replace={(0, 1): alone(0.4, 0.0, 0.3), (1, 0): alone(0.0, 0.2, 0.1),
+                 (0, 2): alone(0.9, 0.9, 0.9), (1, 2): alone(0.9, 0.9, 0.9),
+                 (2, 0): alone(0.0, 0.0, 0.0), (2, 1): alone(0.0, 0.0, 0.0)})
     found = functions(lost, used={0, 1})
     pair, = found['dissociations']['found']
     assert pair['experts'] == (0, 1) and pair['groups'] == ('small', 'large')
@@ -80,7 +80,7 @@ def test_what_experts_can_do_by_hand():
     assert one['experts'] == [0, 1]
     assert [x['value'] for x in one['lost']] == pytest.approx([0.3, 0.1])
     # one that can do the work of the other is enough
-    lost.replaced[0, 1] = alone(0.4, 0.0, -0.1)
+    lost['replace'][0, 1] = alone(0.4, 0.0, -0.1)
     assert functions(lost, used={0, 1})['not_interchangeable'] == []
 
 

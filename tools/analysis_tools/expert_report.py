@@ -25,7 +25,7 @@ def parse_args():
         '--interventions',
         nargs='+',
         choices=KINDS,
-        default=KINDS,
+        default=tuple(KINDS),
         help='run the detector with each expert alone, dropped, in the place '
         'of each other one, with another K, or with experts drawn at random; '
         'all of it by default')
