@@ -113,6 +113,8 @@ def _domains() -> Dict[str, Arm]:
             f'{ONLY}.hidden_channels=288', *unconstrained(ONLY)), gate=False),
         'level': Arm(level),
         'position': Arm(position),
+        # experts that start as what was trained on COCO
+        'towers': Arm(name.format('moe_towers_')),
         'patch': Arm(level, (f'{ONLY}.scope.type=PatchScope', )),
         'level, random gate': Arm(level, random_gate(ONLY)),
         'position, random gate': Arm(position, random_gate(ONLY)),
