@@ -49,6 +49,13 @@ def random_gate(moe: str) -> Sequence[str]:
     return f'{moe}.gate.type=RandomGate', *unconstrained(moe)
 
 
+def loss_free(moe: str, balances: str) -> Sequence[str]:
+    """Options of a balance without a loss."""
+    hard = f'{moe}.hard_constraint'
+    return (f'{moe}.soft_constraint=None', f'{hard}.type=LossFreeBias',
+            f'{hard}.rate=0.01', f'{hard}.balances={balances}')
+
+
 def arms(data: str) -> Dict[str, Arm]:
     """By name, those of a data set."""
     return _domains() if data == 'domains' else _objects(data)
@@ -69,6 +76,9 @@ def _objects(data: str) -> Dict[str, Arm]:
         'level': Arm(f'configs/retinanet_moe_fpn_{data}.py'),
         'position': Arm(positions),
         'position, random gate': Arm(positions, random_gate(HEAD)),
+        # is it the balance that a learned gate has beyond a random one?
+        'position, balanced random gate': Arm(positions, (
+            f'{HEAD}.gate.type=RandomGate', *loss_free(HEAD, 'importance'))),
         # why does a random gate tell as much? no balance; a faster gate
         'position, unconstrained': Arm(positions, unconstrained(HEAD)),
         'position, faster gate': Arm(positions, (
@@ -80,10 +90,7 @@ def _objects(data: str) -> Dict[str, Arm]:
         # one of the two active experts is the shared one
         'position, shared expert': Arm(positions, (
             f'{HEAD}.top_k=1', f'{HEAD}.shared_expert=True')),
-        'position, loss-free': Arm(positions, (
-            f'{HEAD}.soft_constraint=None',
-            f'{HEAD}.hard_constraint.type=LossFreeBias',
-            f'{HEAD}.hard_constraint.rate=0.01')),
+        'position, loss-free': Arm(positions, loss_free(HEAD, 'load')),
         'patch': Arm(positions, patches),
         'patch, random gate': Arm(positions, (*patches, *random_gate(HEAD))),
         'regions, dense': Arm(

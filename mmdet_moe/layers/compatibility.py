@@ -30,14 +30,14 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
              f"'GAPFCGate', or another gate that takes rows, with "
              f'scope={layer.scope!r}')
     hard = layer.hard_constraint
-    if not layer.gate.learned:
-        kind = type(layer.gate).__name__
-        if layer.noise is not None:
-            fail('noise', True, f'False with the static gate {kind}')
-        for key, given in (('soft_constraint', layer.soft_constraints),
-                           ('hard_constraint', hard)):
-            if given:
-                fail(key, given, f'None with the static gate {kind}')
+    kind = type(layer.gate).__name__
+    if not layer.gate.learned and layer.noise is not None:
+        fail('noise', True, f'False with the static gate {kind}')
+    for key, given, possible in (
+            ('soft_constraint', layer.soft_constraints, layer.gate.learned),
+            ('hard_constraint', hard, layer.gate.looks)):
+        if given and not possible:
+            fail(key, given, f'None with the static gate {kind}')
     for soft in layer.soft_constraints:
         soft.check(layer.num_experts)
         if layer.top_k < soft.top_k_min and layer.num_experts > 1:

@@ -39,8 +39,10 @@ class Gate(nn.Module):
     rule that is meant for predictors.
 
     Attributes:
-        learned: Whether the features decide; only then can there be noise
-            and constraints.
+        learned: Whether it is trained; only then can there be noise and soft
+            constraints.
+        looks: Whether the features decide; only then can there be a hard
+            constraint.
         pools: Whether its features are the global average pool, which the
             noise needs as well, so that it is not computed again.
         takes_rows: Whether a sample may be a row (C,) rather than a map.
@@ -53,6 +55,7 @@ class Gate(nn.Module):
         num_experts: E, number of logits.
     """
     learned = True
+    looks = True
     pools = False
     takes_rows = False
 
@@ -251,7 +254,7 @@ class EqualGate(Gate):
 
     With ``top_k = num_experts`` it is the plain mean of all experts.
     """
-    learned = False
+    learned = looks = False
     takes_rows = True
     per_expert = ()
 
@@ -268,7 +271,7 @@ class SingleExpertGate(Gate):
         num_experts: E, number of logits.
         expert: Which one.
     """
-    learned = False
+    learned = looks = False
     takes_rows = True
     never = -1e4  # exp of it is 0; finite, so that another can be forced
 

@@ -94,6 +94,22 @@ def test_loss_free_bias_by_hand():
                  hard_constraint=dict(type='LossFreeBias'))
 
 
+def test_a_gate_that_is_not_trained_can_be_balanced():
+    torch.manual_seed(0)
+    layer = MoELayer(
+        lambda: nn.Linear(8, 8), 8, num_experts=4, top_k=1,
+        scope=dict(type='RowScope'), gate=dict(type='RandomGate'),
+        hard_constraint=dict(type='LossFreeBias', rate=0.02))
+    x = torch.randn(200, 8) + 2
+    loads = []
+    for _ in range(150):
+        layer(x)
+        loads.append(layer.collect().total_load)
+        layer.step()
+    # 50 each; a step of 0.02 moves a few samples too many
+    assert loads[0].max() > 100 and (loads[-1] - 50).abs().max() < 10
+
+
 @pytest.mark.parametrize('kind', [RelativeImportance, MeanImportance])
 def test_state_is_saved(kind):
     trained, resumed = kind(3, 1), kind(3, 1)
