@@ -216,7 +216,7 @@ def _check_constraint(name: str, layer: MoELayer, model: nn.Module) -> None:
     """Refuse a constraint that could not act on the gate."""
     if not layer.constrained:
         return
-    if not _trainable(layer.gate):
+    if layer.gate.learned and not _trainable(layer.gate):
         raise ConfigError(
             f'{name}.gate is frozen, so its constraints cannot be trained; '
             'unfreeze it or set soft_constraint=None and hard_constraint=None')
