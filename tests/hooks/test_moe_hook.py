@@ -80,6 +80,9 @@ def test_a_frozen_gate_with_a_constraint_is_an_error(tmp_path):
     model.tower.gate.requires_grad_(False)
     with pytest.raises(ValueError, match='tower.gate is frozen'):
         train(tmp_path, model)
+    # one that is not trained anyway can be balanced by a bias
+    train(tmp_path / 'ok', Tower(gate=dict(type='RandomGate'),
+                                 hard_constraint=dict(type='LossFreeBias')))
 
 
 def test_what_the_mask_did_is_logged(tmp_path):
