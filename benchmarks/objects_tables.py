@@ -174,8 +174,11 @@ def _layers(results: Results):
 
 
 def _short(layer: str) -> str:
-    return next((part for part in ('cls', 'reg') if f'{part}_' in layer),
-                layer.split('.')[-2])
+    """Subnet, and level where each has a layer of its own; or module."""
+    *_, module, last = layer.split('.')
+    subnet = next((x for x in ('cls', 'reg') if f'{x}_' in layer), None)
+    return (module if subnet is None else
+            f'{subnet} {last}' if last.isdigit() else subnet)
 
 
 def _mean(values: Sequence[float], digits: int = 1) -> str:
