@@ -23,8 +23,8 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
              'at a time')
     if layer.balance_weight == 'foreground' and not targets:
         fail('balance_weight', 'foreground',
-             "'sample' or 'area' here: only MoERetinaHead, and box heads of a "
-             'second stage, tell what is foreground')
+             "'sample' or 'area' here: only a head that tells which anchors or "
+             'regions are positive knows what is foreground')
     if layer.scope.sees_rows and not layer.gate.takes_rows:
         fail('gate.type', type(layer.gate).__name__,
              f"'GAPFCGate', or another gate that takes rows, with "
