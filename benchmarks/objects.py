@@ -11,7 +11,8 @@ stopped; a result is a line of JSON, written as soon as it is known. Two runs at
 a time, with a thread each.
 
 A run takes 7 to 14 minutes with ``bccd`` (RetinaNet-R18 or Faster R-CNN-R18, 12
-epochs), and 20 to 30 with ``domains`` (YOLOX-nano, 6 epochs).
+epochs), 9 to 20 with ``shapes`` (the same, 6 epochs), and 20 to 30 with
+``domains`` (YOLOX-nano, 6 epochs).
 """
 import argparse
 import json
@@ -97,6 +98,8 @@ def _objects(data: str) -> Dict[str, Arm]:
             f'configs/faster_rcnn/faster-rcnn_r18_fpn_{data}.py', gate=False),
         'regions': Arm(regions),
         'regions, random gate': Arm(regions, random_gate(ONLY)),
+        'regions, balanced random gate': Arm(regions, (
+            f'{ONLY}.gate.type=RandomGate', *loss_free(ONLY, 'importance'))),
         # most regions are background, over which the loss balances, too
         'regions, unconstrained': Arm(regions, unconstrained(ONLY)),
         'regions, foreground': Arm(

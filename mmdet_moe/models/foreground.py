@@ -1,4 +1,4 @@
-"""Which regions of a second stage are foreground, told to its MoE layers."""
+"""Which anchors or regions are foreground, told to the MoE layers of a head."""
 from typing import Sequence
 
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
@@ -39,9 +39,25 @@ class _TellingTargets:
 
     def __call__(self, *args, **kwargs) -> tuple:
         targets = type(self.head).get_targets(self.head, *args, **kwargs)
-        labels: Tensor = targets[0]  # (n,), of the regions of all pictures
-        positive = ((labels >= 0) & (labels < self.head.num_classes)).float()
-        for layer in moe_layers(self.head).values():
-            if layer.balance_weight == 'foreground':
-                layer.weigh([positive[:, None]])
+        # the labels (n,) of the regions of all pictures
+        weigh_foreground(self.head, [targets[0][:, None]])
         return targets
+
+
+def weigh_foreground(head: nn.Module, labels: Sequence[Tensor]) -> None:
+    """Tell the layers of a head with ``balance_weight='foreground'`` how many
+    of the priors of each position are positive.
+
+    Args:
+        head: With ``num_classes``.
+        labels: For each input of the layers (B, positions x priors); (n, 1),
+            of n regions. Outside of 0 to ``num_classes`` - 1 is background.
+    """
+    layers = [layer for layer in moe_layers(head).values()
+              if layer.balance_weight == 'foreground']
+    if layers:
+        priors = getattr(head, 'num_base_priors', 1)
+        positives = [((x >= 0) & (x < head.num_classes)).unflatten(
+            1, (-1, priors)).sum(dim=-1) for x in labels]
+        for layer in layers:
+            layer.weigh(positives)

@@ -11,7 +11,6 @@ from mmdet_moe.layers import (
     MoELayer,
     Parallel,
     logits_of,
-    moe_layers,
 )
 from mmdet_moe.layers.checks import (
     check_choice,
@@ -20,6 +19,7 @@ from mmdet_moe.layers.checks import (
     fail,
 )
 from mmdet_moe.layers.moe import check_moe
+from mmdet_moe.models.foreground import weigh_foreground
 from mmdet_moe.models.mixtures import Mixture
 from mmdet_moe.models.residual import ResidualMixture
 
@@ -228,16 +228,7 @@ class MoERetinaHead(RetinaHead):
     def get_targets(self, *args, **kwargs) -> tuple:
         """As RetinaHead; positive anchors may weigh the samples."""
         targets = super().get_targets(*args, **kwargs)
-        foreground = [
-            layer for layer in moe_layers(self).values()
-            if layer.balance_weight == 'foreground'
-        ]
-        if foreground:
-            labels = targets[0]  # L tensors (B, H_l * W_l * anchors)
-            positives = [((x >= 0) & (x < self.num_classes)).unflatten(
-                1, (-1, self.num_base_priors)).sum(dim=-1) for x in labels]
-            for layer in foreground:
-                layer.weigh(positives)
+        weigh_foreground(self, targets[0])  # (B, H_l * W_l * anchors)
         return targets
 
 
