@@ -51,7 +51,7 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
             fail('top_k', layer.top_k,
                  f'less than num_experts={layer.num_experts} with the soft '
                  f'constraint {soft!r}: every expert is always selected')
-        if soft.needs_noise and hard is not None and hard.bias() is not None:
+        if soft.needs_noise and hard is not None and hard.shift() is not None:
             fail('hard_constraint', type(hard).__name__,
                  f'one that masks with the soft constraint {soft!r}, which '
                  'does not know of a bias')

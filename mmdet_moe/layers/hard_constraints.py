@@ -91,7 +91,8 @@ class HardConstraint(nn.Module):
         if the constraint masks nothing."""
         return None
 
-    def bias(self) -> Optional[Tensor]:
+    # not "bias": what initialises all modules of a head fills what has one
+    def shift(self) -> Optional[Tensor]:
         """(E,) what is added to the logits for the selection, in training and
         in evaluation; None if the constraint adds nothing."""
         return None
@@ -247,7 +248,7 @@ class LossFreeBias(HardConstraint):
                                      ('load', 'importance'))
         self.register_buffer('selection_bias', torch.zeros(num_experts))
 
-    def bias(self) -> Tensor:
+    def shift(self) -> Tensor:
         return self.selection_bias
 
     def update(self, observed: Tensor) -> None:

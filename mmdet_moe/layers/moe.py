@@ -339,7 +339,7 @@ class MoELayer(nn.Module):
     def _route(self, draw: Dict[str, Tensor], top_k: int,
                masked: Optional[Tensor]) -> Routing:
         bias = None if self.hard_constraint is None else (
-            self.hard_constraint.bias())
+            self.hard_constraint.shift())
         return top_k_routing(
             top_k=top_k, masked=masked, bias=bias,
             function=self.routing_function, **draw)

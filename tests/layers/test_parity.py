@@ -158,7 +158,7 @@ def check_parity(gate, scope, expert):
             bare = copy.deepcopy(layer).train()
             bare.noise = None
             if bare.hard_constraint is not None and (
-                    bare.hard_constraint.bias() is None):
+                    bare.hard_constraint.shift() is None):
                 bare.hard_constraint = None
             assert all(map(torch.equal, evaluated, bare(x))), layer
             again = make().eval()

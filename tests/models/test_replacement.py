@@ -143,11 +143,13 @@ def test_no_detector_and_no_experts():
 
 @pytest.mark.parametrize('name, at, std', [
     ('faster_rcnn', 'roi_head.bbox_head.fc_cls', 0.01),  # an override
+    ('faster_rcnn', f'{FCS}.1', None),  # one for all modules of a list
     ('faster_rcnn', 'rpn_head.rpn_conv', 0.01),  # a rule for Conv2d
     ('detr', 'decoder.layers.0.ffn', None),  # drawn by the detector itself
 ])
 def test_initialised_as_what_it_replaces_but_for_the_gate(name, at, std):
-    detector = build(name, at, num_experts=3, top_k=1)
+    detector = build(name, at, num_experts=3, top_k=1,
+                     hard_constraint=dict(type='LossFreeBias'))
     layer = detector.get_submodule(at)
     gate = layer.gate.fc_weight.detach().clone()
     detector.init_weights()
@@ -155,8 +157,8 @@ def test_initialised_as_what_it_replaces_but_for_the_gate(name, at, std):
     first, second = ([p for p in e.parameters() if p.dim() > 1][0]
                      for e in layer.experts[:2])
     assert not torch.equal(first, second)
-    if std is None:  # xavier_uniform_ of (64, 64): bound sqrt(6 / 128)
-        std = (6 / 128)**0.5 / 3**0.5
+    if std is None:  # xavier_uniform_: bound sqrt(6 / (fan_in + fan_out))
+        std = (6 / sum(first.shape))**0.5 / 3**0.5
     assert first.std().item() == pytest.approx(std, rel=0.1)
 
 
