@@ -53,7 +53,13 @@ COCO = ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
 
 
 def detector(config, device: str, **moe):
-    """Of a config, without pretrained weights; options of its MoE layers."""
+    """The detector of a config, without pretrained weights.
+
+    Args:
+        config: The file.
+        device: Where it is.
+        moe: Options of its MoE layers.
+    """
     cfg = get_config(config) if str(config).startswith('mmdet::') else (
         Config.fromfile(config))
     cfg.model.backbone.init_cfg = None

@@ -144,32 +144,37 @@ def run(data: str, name: str, seed: int, work_dirs: Path) -> None:
     work = work_dirs / f'{data}_{name.replace(", ", "_").replace(" ", "-")}' / (
         f'seed{seed}')
     options = ['--cfg-options', f'randomness.seed={seed}', *arm.options]
-    _mark(work, '\n'.join([arm.config, *options]))
+    commit = _begun(work, '\n'.join([arm.config, *options]))
     trained = work / 'trained'
     if not trained.exists():
         _call(work, 'tools/train.py', arm.config, '--work-dir', str(work),
               '--resume', *options)
         trained.touch()
     checkpoint = (work / 'last_checkpoint').read_text().strip()
-    line = dict(arm=name, seed=seed, commit=_commit(), ap=_ap(work), layers={})
+    line = dict(arm=name, seed=seed, commit=commit, ap=_ap(work), layers={})
     if arm.gate:
+        line['report_commit'] = _commit()
         _call(work, 'tools/analysis_tools/expert_report.py', arm.config,
               checkpoint, '--work-dir', str(work), '--pictures', '0',
               '--embedding', 'pca', *_interventions(data), *options)
         line['layers'] = summary(
             json.loads((work / 'report.json').read_text()))
-    with (RESULTS / f'{data}.jsonl').open('a') as results:
-        results.write(json.dumps(_short(line)) + '\n')
+    # Unbuffered: a line is written at once, and not into that of another run.
+    with (RESULTS / f'{data}.jsonl').open('ab', buffering=0) as results:
+        results.write(json.dumps(_short(line)).encode() + b'\n')
 
 
-def _mark(work: Path, arm: str) -> None:
-    """Say what is trained in a folder, so that nothing else goes on there."""
+def _begun(work: Path, arm: str) -> str:
+    """Say what is trained in a folder, so that nothing else goes on there;
+    the commit at which it began."""
     mark = work / 'arm'
-    if mark.exists() and mark.read_text() != arm:
-        raise ValueError(f'{work} has a training of another arm: '
-                         f'{mark.read_text()}')
     work.mkdir(parents=True, exist_ok=True)
-    mark.write_text(arm)
+    if not mark.exists():
+        mark.write_text(f'{_commit()}\n{arm}')
+    commit, there = mark.read_text().split('\n', 1)
+    if there != arm:
+        raise ValueError(f'{work} has a training of another arm: {there}')
+    return commit
 
 
 def _interventions(data: str) -> Sequence[str]:
@@ -219,7 +224,7 @@ def _call(work: Path, *command: str) -> None:
 
 
 def _ap(work: Path) -> Dict[str, float]:
-    """Of the last validation in the log of the training."""
+    """AP of the last validation in the log of the training."""
     logs = sorted(work.glob('*/vis_data/scalars.json'))
     rows = [json.loads(line) for log in logs for line in log.open()]
     last = [row for row in rows if 'coco/bbox_mAP' in row][-1]
@@ -230,8 +235,10 @@ def _ap(work: Path) -> Dict[str, float]:
 
 
 def _commit() -> str:
-    return subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT,
-                          capture_output=True, text=True).stdout.strip()
+    """The commit of the code, ``-dirty`` if files of it are changed."""
+    return subprocess.run(
+        ['git', 'describe', '--always', '--dirty', '--exclude=*'],
+        cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def known(data: str) -> List[dict]:

@@ -3,6 +3,7 @@
 Intervals are 95 % confidence intervals over seeds: Welch's of the difference of
 two means (scipy.stats.ttest_ind), or of a mean (scipy.stats.ttest_1samp).
 """
+from functools import partial
 from itertools import product
 from typing import Dict, Iterator, List, Sequence
 
@@ -29,34 +30,43 @@ def tables(lines: Sequence[dict], arms: Sequence[str]) -> Iterator[str]:
         arm: mine for arm in arms
         if (mine := [line for line in lines if line['arm'] == arm])
     }
-    for make in (_ap, _told, _functions, _domains):
+    twins = {arm: _twin(arm, arms) for arm in arms}
+    for make in (partial(_ap, twins=twins), _told, _functions, _domains):
         head, rows = make(results)
         if rows:  # without columns that say nothing
             columns = [c for c in zip(head, *rows) if any(c[1:])]
             yield GithubFlavoredMarkdownTable(list(zip(*columns))).table
 
 
-def _ap(results: Results):
-    head = ['arm', 'seeds', 'AP', 'S', 'M', 'L', 'AP - dense']
+def _ap(results: Results, twins: Dict[str, str]):
+    against = ['AP - dense', 'AP - wider dense']
+    head = ['arm', 'seeds', 'AP', 'S', 'M', 'L', *against]
     keys = ['bbox_mAP', 'bbox_mAP_s', 'bbox_mAP_m', 'bbox_mAP_l']
     if any('domains/bbox_mAP' in line['ap']
            for lines in results.values() for line in lines):
-        head, keys = (['arm', 'seeds', 'mean AP of the domains',
-                       'AP - dense'], ['domains/bbox_mAP'])
+        head, keys = (['arm', 'seeds', 'mean AP of the domains', *against],
+                      ['domains/bbox_mAP'])
     ap = {arm: [[100 * line['ap'][key] for line in lines] for key in keys]
           for arm, lines in results.items()}
     return head, [
         [arm, str(len(x[0])), *map(_mean, x),
-         _difference(x[0], ap.get(_twin(arm, results), [[]])[0])]
+         *(_difference(x[0], ap.get(other, [[]])[0])
+           for other in (twins[arm], _wider(arm)))]
         for arm, x in ap.items()
     ]
 
 
-def _twin(arm: str, results: Results) -> str:
+def _twin(arm: str, arms: Sequence[str]) -> str:
     """The dense detector that an arm is to be compared with."""
     own = f'{arm.split(",")[0]}, dense'
-    twin = own if own in results else 'dense'
+    twin = own if own in arms else 'dense'
     return '' if arm == twin else twin
+
+
+def _wider(arm: str) -> str:
+    """The dense detector of the same active arithmetic, where there is one:
+    that of experts of positions."""
+    return 'wider dense' if arm.startswith('position') else ''
 
 
 def _told(results: Results):
@@ -111,7 +121,7 @@ def _row(table: dict, of: str) -> dict:
 
 
 def _nmi(table: dict) -> float:
-    """Of expert and domain, NaN where there are none."""
+    """NMI of expert and domain, NaN where there are no domains."""
     return next((row['nmi'] for row in table['specialisation']
                  if row['of'] == 'domain' and not row['given_level']
                  and 'nmi' in row), float('nan'))

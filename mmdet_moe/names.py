@@ -18,21 +18,24 @@ def weighed_layer(field: str) -> Optional[str]:
 
 
 def loss_key(constraint: str, layer: str) -> str:
-    """Of a soft constraint. MMEngine adds up what has 'loss' in its name."""
+    """Key of a soft constraint in the log.
+
+    MMEngine adds up what has 'loss' in its name.
+    """
     return f'loss_moe_{constraint}/{layer}'
 
 
 def step_key(layer: str, what: str, expert: Optional[int] = None) -> str:
-    """Of a statistic of a training step: ``'importance'``, ``'share'``,
+    """Key of a statistic of a training step: ``'importance'``, ``'share'``,
     ``'masked'`` of an expert, or ``'changed'``; or of a validation:
     ``'input_dependence'``, ``'living_experts'``."""
     return f'moe/{layer}/{what}' + ('' if expert is None else f'_{expert}')
 
 
 def metric_key(layer: str, what: str, expert: Optional[int] = None) -> str:
-    """Of a figure of an evaluation: of an expert ``'importance'`` or a size;
-    or ``'importance_cv'``, ``'living_experts'``. The metric's prefix comes
-    before it."""
+    """Key of a figure of an evaluation: of an expert ``'importance'`` or a
+    size; or ``'importance_cv'``, ``'living_experts'``. The metric's prefix
+    comes before it."""
     return f'{layer}' + ('' if expert is None else
                          f'_expert{expert}') + f'_{what}'
 

@@ -228,8 +228,15 @@ class _Curve:
 
 def _mean_precision(hits: np.ndarray, misses: np.ndarray,
                     total: np.ndarray) -> np.ndarray:
-    """Of n hits, best first, in R resamples: so many hits and misses up to
-    each (n, R), out of so many objects (R,) -> (R,)."""
+    """Average precision of n hits, best first, in R resamples.
+
+    Args:
+        hits, misses: (n, R), how many there are up to each hit.
+        total: (R,) number of objects.
+
+    Returns:
+        (R,)
+    """
     precision = hits / (hits + misses + np.spacing(1))
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     # How many of the 101 recalls each hit is the first to reach.

@@ -69,7 +69,7 @@ class Collector:
         self.pictures: List[Picture] = []
         self.shown = shown
         self.kept = {
-            name: LayerKeeper(layer.top_k)
+            name: LayerKeeper(layer.top_k, layer.chooses)
             for name, layer in self.layers.items()
         }
         #: By layer the mean weights over the box of each object.

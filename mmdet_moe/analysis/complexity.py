@@ -262,7 +262,8 @@ def _all_experts(model: nn.Module) -> Iterator[None]:
 
 def _costs(model: nn.Module, as_routed: FlopCount,
            everything: FlopCount) -> Dict[str, Cost]:
-    """Of the model, of each child that costs something, and of the rest."""
+    """Costs of the model, of each child that costs something, and of the
+    rest."""
     fractions = active_fractions(model)
     ungiven = set(fractions)
     members: Dict[str, List[nn.Parameter]] = {}

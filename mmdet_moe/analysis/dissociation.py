@@ -21,7 +21,7 @@ Losses = Dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Dissociation:
-    """Of two experts.
+    """A double dissociation of two experts.
 
     Attributes:
         experts: e and f.
@@ -37,7 +37,7 @@ class Dissociation:
 
 @dataclass(frozen=True)
 class Dissociations:
-    """Of the experts of a layer.
+    """The double dissociations among the experts of a layer.
 
     Attributes:
         found: The pairs, the clearest one first.

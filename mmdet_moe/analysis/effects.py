@@ -115,7 +115,7 @@ def functions(lost: Lost, used: Container[int]) -> dict:
 
 
 def _mean(losses: Sequence[Losses]) -> Losses:
-    """Of each group."""
+    """The mean loss of each group."""
     return {group: np.mean([one[group] for one in losses], axis=0)
             for group in (losses[0] if losses else ())}
 
@@ -134,7 +134,7 @@ def _above_0(range_: Optional[dict]) -> bool:
 
 
 def precisions(ap: AveragePrecision, counts: np.ndarray) -> np.ndarray:
-    """Of the pictures themselves and then of each resample."""
+    """Precisions of the pictures themselves and then of each resample."""
     return ap.precisions(np.concatenate([np.ones_like(counts[:1]), counts]))
 
 

@@ -223,7 +223,7 @@ def _crop(records: Records, things: Things, j: int, weight: float) -> Crop:
 
 def _data_url(picture: np.ndarray,
               kind: Literal['jpeg', 'png'] = 'jpeg') -> str:
-    """Of a picture (height, width, RGB)."""
+    """The data URL of a picture (height, width, RGB)."""
     options = [cv2.IMWRITE_JPEG_QUALITY, 80] if kind == 'jpeg' else []
     ok, code = cv2.imencode(f'.{kind}', picture[..., ::-1], options)
     if not ok:

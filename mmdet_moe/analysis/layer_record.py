@@ -15,10 +15,11 @@ from mmdet_moe.layers import Decision, usage_sums
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """Of I pictures.
+    """What a layer decided about I pictures.
 
     Attributes:
         top_k: K, as trained.
+        chooses: Whether a gate has learned the choice.
         maps: Maps of a picture that a decision is about, 0 if it is about
             regions or queries.
         patches: Decisions about a map, at most.
@@ -31,6 +32,7 @@ class LayerRecord:
             decided about it.
     """
     top_k: int
+    chooses: bool
     maps: int
     patches: int
     sums: np.ndarray
@@ -50,10 +52,11 @@ class LayerKeeper:
 
     Args:
         top_k: K, as trained.
+        chooses: Whether a gate has learned the choice.
     """
 
-    def __init__(self, top_k: int) -> None:
-        self.top_k = top_k
+    def __init__(self, top_k: int, chooses: bool = True) -> None:
+        self.top_k, self.chooses = top_k, chooses
         self.maps, self.patches = 0, 1
         self._sums: List[np.ndarray] = []
         self._together = np.zeros(())
@@ -104,6 +107,7 @@ class LayerKeeper:
         places = max(len(s) for s in self._sums)
         return LayerRecord(
             top_k=self.top_k,
+            chooses=self.chooses,
             maps=self.maps,
             patches=self.patches,
             sums=np.stack([

@@ -22,7 +22,7 @@ _LEAST = np.minimum(IOUS, 1 - 1e-10)[:, None]
 
 
 class Matches(NamedTuple):
-    """Of the detections of one class in one picture, best score first.
+    """Which detections of one class in one picture are true, best score first.
 
     Attributes:
         detections: (n,) which of the given ones these are; at most

@@ -21,7 +21,8 @@ from .experts import check_experts
 
 @dataclass(frozen=True)
 class Saturation:
-    """Of a layer, checkpoint by checkpoint.
+    """How early a layer selects what it selects at the end, checkpoint by
+    checkpoint.
 
     Attributes:
         overlap: Part of the selected experts that are those of the last

@@ -29,7 +29,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Stability:
-    """Of a layer in two trainings.
+    """How alike the experts of a layer are in two trainings.
 
     Attributes:
         correlation: Mean over the matched experts of the correlation between
@@ -47,10 +47,10 @@ class Stability:
 
 def profile(weights: np.ndarray, groups: Sequence[Tuple[np.ndarray, list]]
             ) -> Profile:
-    """Of (n, E) weights of n objects, by all combinations of some groupings.
+    """What each expert is used for, by all combinations of some groupings.
 
     Args:
-        weights: Of the objects.
+        weights: (n, E) expert weights of n objects.
         groups: For each grouping (n,) the group of each object, -1 if it has
             none, and the names of the groups.
     """

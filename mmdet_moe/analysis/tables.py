@@ -107,7 +107,8 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         options: How the numbers are made.
 
     Returns:
-        ``experts``, ``top_k``; ``maps`` of a picture that it decides about,
+        ``experts``, ``top_k``; whether a gate has learned what it
+        ``chooses``; ``maps`` of a picture that it decides about,
         0 for regions and queries, and ``patches`` of each at most; the number
         of ``places``, levels or queries;
         importance, share, their CV and living experts, over all decisions,
@@ -124,6 +125,7 @@ def layer_tables(records: Records, name: str, *, correct: Things,
     return dict(
         experts=layer.experts,
         top_k=layer.top_k,
+        chooses=layer.chooses,
         maps=layer.maps,
         patches=layer.patches,
         places=layer.sums.shape[1],
@@ -135,11 +137,19 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         objects=_by_group(records, name, records.objects, counts),
         true_positives=_by_group(records, name, correct, counts),
         specialisation=_specialisation(
-            records, name, layer.weights[records.objects.under[name]],
+            records, name, _all_weights(records, name),
             options, records.features.get(name)),
         specialisation_over_boxes=_specialisation(
             records, name, records.over[name], options)
         if layer.patches > 1 else None)
+
+
+def _all_weights(records: Records, name: str) -> np.ndarray:
+    """(n, E) expert weights of all objects, NaN where there are none."""
+    located = records.located(name, records.objects)
+    weights = np.full((len(located), records.layers[name].experts), np.nan)
+    weights[located] = records.weights(name, records.objects[located])
+    return weights
 
 
 def groupings(records: Records, things: Things) -> Dict[str, tuple]:
@@ -198,7 +208,7 @@ def _profile(records: Records, name: str) -> dict:
 def _weight_intervals(weights: np.ndarray, group: np.ndarray, groups: int,
                       picture: np.ndarray,
                       counts: np.ndarray) -> List[List[Optional[dict]]]:
-    """Of the mean weight, for each group and expert."""
+    """Intervals of the mean weight, for each group and expert."""
     experts = weights.shape[1]
     pictures = counts.shape[1]
     sums = np.zeros((pictures, groups, experts + 1))
@@ -212,7 +222,7 @@ def _weight_intervals(weights: np.ndarray, group: np.ndarray, groups: int,
 
 
 def _usage_intervals(layer: LayerRecord, counts: np.ndarray) -> dict:
-    """Of importance, share and their CV."""
+    """Intervals of importance, share and their CV."""
     number, _, weights, load = split_usage(counts @ layer.sums.sum(axis=1))
     importance, share = (x / np.maximum(number, 1)[:, None]
                          for x in (weights, load))

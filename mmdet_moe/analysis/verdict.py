@@ -1,7 +1,7 @@
 """What the numbers of a layer say, in words that are no stronger than they."""
 from typing import Dict, List, Optional, Sequence
 
-from mmdet_moe.layers.statistics import NEGLIGIBLE
+from mmdet_moe.layers.statistics import signs_of_collapse
 
 from .effects import ALL, SIZES
 
@@ -21,7 +21,7 @@ def verdict(layer: dict, interventions: Sequence[dict]) -> List[str]:
     """
     return [
         sentence for sentence in (
-            _routing(layer), _knowledge(layer['specialisation']),
+            _routing(layer), _knowledge(layer),
             *_needs(interventions), _choice(layer['functions']['at_random']),
             *_functions(layer, interventions))
         if sentence
@@ -29,25 +29,22 @@ def verdict(layer: dict, interventions: Sequence[dict]) -> List[str]:
 
 
 def _routing(layer: dict) -> str:
-    dependence = layer['input_dependence']
-    most = dependence['most']
-    if most == 0:
-        return ''
-    high = (dependence['all']['interval'] or dict(
-        high=dependence['all']['bits']))['high']
-    if high < NEGLIGIBLE * most:
-        return ('The gate has collapsed: its decisions do not depend on the '
-                f'input ({dependence["all"]["bits"]:.3f} of {most:.3g} bits), '
-                f'and {layer["living_experts"]} of {layer["experts"]} experts '
-                'are in use.')
+    dependence = layer['input_dependence']['all']
+    most = (dependence['interval'] or dict(high=dependence['bits']))['high']
+    signs = signs_of_collapse(
+        most, layer['living_experts'], layer['experts'],
+        layer['top_k']) if layer['chooses'] else []
+    if signs:
+        return f'The gate has collapsed: {", and ".join(signs)}.'
     if layer['living_experts'] < layer['experts']:
         return (f'{layer["living_experts"]} of {layer["experts"]} experts are '
                 'in use.')
     return ''
 
 
-def _knowledge(rows: Sequence[dict]) -> str:
+def _knowledge(layer: dict) -> str:
     """Whether the experts are specialists, and for what."""
+    rows = layer['specialisation']
     if not rows:
         return 'No object is under a decision of this layer.'
     by = {(row['of'], row['given_level']): row for row in rows}
@@ -74,7 +71,8 @@ def _knowledge(rows: Sequence[dict]) -> str:
         start = ('The experts of this layer are no specialists for ' +
                  ' or '.join((['levels'] if level is not None else []) + asked)
                  + '.')
-    return ' '.join(filter(None, (start, told, _at_random(known))))
+    learned = _at_random(known) if layer['chooses'] else ''
+    return ' '.join(filter(None, (start, told, learned)))
 
 
 def _at_random(rows: Dict[str, dict]) -> str:

@@ -24,7 +24,8 @@ DIFFERENT = ('the upcycled detector, which may not add anything to the '
 @torch.no_grad()
 def compare(dense: nn.Module, moe: nn.Module,
             picture: Optional[str] = None,
-            different: str = DIFFERENT) -> str:
+            different: str = DIFFERENT,
+            tolerance: float = 1e-3) -> str:
     """Check that two detectors do the same with a picture.
 
     Compared are the losses, without dropout and with the statistics that the
@@ -37,6 +38,8 @@ def compare(dense: nn.Module, moe: nn.Module,
         moe: The one with experts.
         picture: A picture file; a generated one if None.
         different: What the error says if they do not.
+        tolerance: Largest difference of an output, relative to its largest
+            value; a box may differ by 100 times as many pixels.
 
     Returns:
         What was compared, to be printed.
@@ -52,12 +55,12 @@ def compare(dense: nn.Module, moe: nn.Module,
         scale = expected.abs().max().clamp_min(1e-6)
         difference = float((found - expected).abs().max() / scale)
         worst = max(worst, difference)
-        if not difference < 1e-3:
+        if not difference < tolerance:
             raise UpcyclingError(
                 f'{different}: {name} differs by {difference:.2g} of its '
                 'largest value')
     boxes = [outcome['boxes'] for outcome in outcomes]
-    if not _same_rows(*boxes):
+    if not _same_rows(*boxes, 100 * tolerance):
         raise UpcyclingError(
             f'{different}: '
             f'{len(boxes[0])} detections became {len(boxes[1])}, or others')
@@ -121,12 +124,12 @@ def _named(name: str, value: Any) -> dict:
     }
 
 
-def _same_rows(a: Tensor, b: Tensor) -> bool:
+def _same_rows(a: Tensor, b: Tensor, tolerance: float) -> bool:
     """Whether two sets of rows are equal; rounding may swap equal scores."""
     if len(a) != len(b):
         return False
     if len(a) == 0:
         return True
     distance = (a[:, None] - b[None]).abs().amax(dim=-1)
-    return float(
-        torch.maximum(distance.amin(dim=0), distance.amin(dim=1)).max()) < 0.1
+    nearest = torch.maximum(distance.amin(dim=0), distance.amin(dim=1))
+    return float(nearest.max()) < tolerance

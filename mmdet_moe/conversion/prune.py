@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmdet_moe.files import DataError, write_text
 from mmdet_moe.layers import forced, moe_layers, prune_state
-from mmdet_moe.layers.checks import ConfigError, fail
+from mmdet_moe.layers.checks import ConfigError, check_number, fail
 
 from .checkpoints import read_checkpoint, write_checkpoint
 from .compare import compare
@@ -76,7 +76,8 @@ def prune_detector(cfg: Config,
     with _all_dropped(model, drop):
         compared = compare(
             model, pruned, picture,
-            different='the pruned detector is not the one without the experts')
+            different='the pruned detector is not the one without the experts',
+            tolerance=1e-5)
     rest = prune_training(content, cfg, model, pruned, prune)
     whole = copy.deepcopy(cfg)
     whole.model = smaller
@@ -111,6 +112,7 @@ def unneeded(report: str, max_loss: float) -> Dict[str, List[int]]:
 
     Raises:
         DataError: The file is no report with interventions.
+        ConfigError: No expert is unneeded.
     """
     try:
         content = json.loads(Path(report).read_text(encoding='utf-8'))
@@ -119,6 +121,7 @@ def unneeded(report: str, max_loss: float) -> Dict[str, List[int]]:
         layers = content['layers']
     except (OSError, ValueError, TypeError, KeyError):
         rows = []
+    check_number('max_loss', max_loss)
     if not rows:
         raise DataError(f'{report} is no report.json with interventions; make '
                         'one with tools/analysis_tools/expert_report.py')
@@ -134,6 +137,10 @@ def unneeded(report: str, max_loss: float) -> Dict[str, List[int]]:
             if left < 0:
                 break
             found.setdefault(name, []).append(expert)
+    if not found:
+        raise ConfigError(
+            f'max_loss={max_loss:g}: by {report} no expert can go without '
+            'losing more points of AP than that; allow more')
     return found
 
 

@@ -66,8 +66,11 @@ def prune_training(content: Mapping, cfg: Config, model: nn.Module,
 
 
 def _optimizer(cfg: Config, model: nn.Module) -> Optimizer:
-    """Of torch, as the training has it. What a wrapper does beside, such as
-    AMP, does not change its parameters and may need a GPU."""
+    """The optimizer of torch, as the training has it.
+
+    What a wrapper does beside, such as AMP, does not change its parameters
+    and may need a GPU.
+    """
     wrapper = cfg.optim_wrapper
     return build_optim_wrapper(model, {
         key: wrapper[key] for key in ('optimizer', 'constructor',
@@ -76,7 +79,8 @@ def _optimizer(cfg: Config, model: nn.Module) -> Optimizer:
 
 
 def _of_average(state: Mapping[str, Tensor], prune: Prune) -> dict:
-    """Of EMAHook's model, whose names begin with ``module.``."""
+    """The pruned state of EMAHook's model, whose names begin with
+    ``module.``."""
     start = 'module.'
     own = prune({key.removeprefix(start): value for key, value in state.items()
                  if key.startswith(start)})
@@ -121,7 +125,7 @@ def _of_scheduler(state: dict, was: List[int], groups: int) -> dict:
 
 
 def _names(optimizer: Optimizer, model: nn.Module) -> List[str]:
-    """Of the optimizer's parameters, in its order."""
+    """The names of the optimizer's parameters, in its order."""
     names = {id(p): name for name, p in model.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups
             for p in group['params']]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Sequence
 
 from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 
 from mmdet_moe.files import DataError
 
@@ -18,7 +19,8 @@ def type_name(cfg: dict) -> str:
 
 
 def check_coco_dataset(key: str, dataset: dict) -> None:
-    """Check the files that the config of a CocoDataset names.
+    """Check the files that the config of a CocoDataset, or of a class that
+    loads its files, names.
 
     Args:
         key: Name of the config key that holds it, for the message.
@@ -33,7 +35,11 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
     """
     while 'dataset' in dataset:
         dataset = dataset['dataset']
-    if type_name(dataset) != 'CocoDataset' or 'ann_file' not in dataset:
+    kind = DATASETS.get(type_name(dataset))
+    # One with a loader of its own, such as LVISDataset, has files of its own.
+    if kind is None or 'ann_file' not in dataset or (
+            getattr(kind, 'load_data_list', None)
+            is not CocoDataset.load_data_list):
         return
     root = dataset.get('data_root') or ''
     if '://' in f'{root}{dataset["ann_file"]}':
@@ -42,7 +48,7 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
     prefix = dataset.get('data_prefix') or {}
     pictures = Path(root, prefix.get('img') or '')
     # As the dataset does it: COCO's classes if none are given.
-    classes = CocoDataset._load_metainfo(dataset.get('metainfo'))['classes']
+    classes = kind._load_metainfo(dataset.get('metainfo'))['classes']
     try:
         content = _read(ann_file, pictures)
         _check_entries(ann_file, content)

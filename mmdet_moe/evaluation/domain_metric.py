@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
 from mmdet_moe.datasets.domains import domain_of
+from mmdet_moe.layers.checks import fail
 from mmdet_moe.sizes import size_of
 
 #: Metrics of the table by domain, as CocoMetric names them.
@@ -28,9 +29,13 @@ class DomainCocoMetric(CocoMetric):
 
     Returned scalars: those of CocoMetric, and by domain
     ``{domain}/bbox_mAP`` and so on; ``domains/bbox_mAP`` is the mean over the
-    domains. A domain in which nothing is detected has an AP of 0.
+    domains. A domain in which nothing is detected has an AP of 0, one without
+    objects -1, which counts for nothing. ``outfile_prefix`` is of the files of
+    the whole test set.
 
     Raises:
+        ValueError: There is no ``ann_file``, or another ``metric`` or
+            ``metric_items`` than those of boxes.
         DataError: A picture has no such key.
     """
 
@@ -39,6 +44,11 @@ class DomainCocoMetric(CocoMetric):
         if self._coco_api is None:
             raise ValueError('DomainCocoMetric: ann_file=None: allowed is an '
                              'annotation file whose pictures have domains')
+        if self.metrics != ['bbox']:
+            fail('DomainCocoMetric.metric', self.metrics, "'bbox'")
+        if self.metric_items is not None:
+            fail('DomainCocoMetric.metric_items', self.metric_items,
+                 'None: all of the table by domain are needed')
         self.domains: Dict[str, List[int]] = {}
         for image in self._coco_api.dataset['images']:
             domain = domain_of(image, domain_key, kwargs.get('ann_file'))
@@ -49,7 +59,8 @@ class DomainCocoMetric(CocoMetric):
         whole = dict(super().compute_metrics(results))
         if not whole:
             return whole  # nothing was detected at all
-        everything, rows = self.img_ids, {}
+        everything, prefix, rows = self.img_ids, self.outfile_prefix, {}
+        self.outfile_prefix = None  # it would be written over, by domain
         try:
             for domain, ids in self.domains.items():
                 self.img_ids = ids
@@ -59,7 +70,7 @@ class DomainCocoMetric(CocoMetric):
                 rows[domain] = dict(super().compute_metrics(
                     mine)) if found else self._nothing(ids)
         finally:
-            self.img_ids = everything
+            self.img_ids, self.outfile_prefix = everything, prefix
         rows['domains'] = {
             key: _mean([row.get(key, -1) for row in rows.values()])
             for key in COLUMNS
@@ -73,14 +84,13 @@ class DomainCocoMetric(CocoMetric):
             }
         }
 
-
     def _nothing(self, ids: Sequence[int]) -> Dict[str, float]:
-        """The metrics where nothing is detected: 0, or -1 for a size that no
-        object has."""
+        """The metrics where nothing is detected: 0, or -1 where there is no
+        object, of a size or at all."""
         areas = [a['area'] for a in self._coco_api.loadAnns(
             self._coco_api.getAnnIds(imgIds=list(ids)))]
         there = set(size_of(np.array(areas)).tolist())
-        return dict.fromkeys(COLUMNS[:3], 0.0) | {
+        return dict.fromkeys(COLUMNS[:3], 0.0 if there else -1.0) | {
             column: 0.0 if size in there else -1.0
             for size, column in enumerate(COLUMNS[3:])
         }

@@ -1,6 +1,5 @@
 """Collapse: a gate that says the same of every input, or dead experts."""
 import logging
-import math
 from typing import Dict, Iterable, Mapping
 
 import torch
@@ -14,7 +13,7 @@ from mmdet_moe.layers import (
     usage_sums,
 )
 from mmdet_moe.layers.distributed import all_reduce_sum
-from mmdet_moe.layers.statistics import NEGLIGIBLE, entropy_bits
+from mmdet_moe.layers.statistics import entropy_bits, signs_of_collapse
 
 
 class CollapseAlarm:
@@ -66,18 +65,9 @@ class CollapseAlarm:
 
     def _warn(self, name: str, layer: MoELayer, bits: float,
               living: int) -> None:
-        if not layer.gate.learned or layer.forcing is not None or (
-                layer.top_k == layer.num_experts):
+        if not layer.chooses:
             return  # nothing to learn, or not what was learned
-        most = math.log2(layer.num_experts)
-        wrong = []
-        if bits < NEGLIGIBLE * most:
-            wrong.append(
-                f'its decisions do not depend on the input ({bits:.3f} of '
-                f'{most:.3g} bits)')
-        if living <= layer.top_k:
-            wrong.append(f'{living} of {layer.num_experts} experts are in use, '
-                         f'and top_k={layer.top_k}')
+        wrong = signs_of_collapse(bits, living, layer.num_experts, layer.top_k)
         if wrong:
             print_log(
                 f'The gate of {name} has collapsed: ' + ', and '.join(wrong) +

@@ -62,7 +62,8 @@ class MoEHook(Hook):
 
     Args:
         forcing: Keyword arguments of :func:`mmdet_moe.layers.force`:
-            ``top_k``, ``expert`` or ``drop``, and ``layers`` if not all.
+            ``top_k``, ``expert``, ``drop``, ``replace`` or
+            ``random_routing``, and ``layers`` if not all.
 
     Raises:
         ValueError: Before training, if the model has no MoE layer, if a
@@ -234,13 +235,13 @@ def _check_constraint(name: str, layer: MoELayer, model: nn.Module) -> None:
 def _check_training(name: str, layer: MoELayer, runner) -> None:
     """Refuse a gate that nothing trains; warn of what is never reached."""
     if _trainable(layer.gate) and layer.top_k == 1 < layer.num_experts and (
-            not any(soft.balances and soft.top_k_min == 1
+            not any(soft.trains_gate and soft.top_k_min == 1
                     for soft in layer.soft_constraints)):
         raise ConfigError(
             f'{name}: top_k=1 without a loss that trains the gate: the weight '
             'of the one expert is always 1, so the detector\'s losses do not. '
-            "Add soft_constraint=dict(type='SwitchLoss'), 'EntropyLoss' or "
-            "'LoadLoss', or take a static gate")
+            "Add soft_constraint=dict(type='SwitchLoss'), 'EntropyLoss', "
+            "'LoadLoss' or 'DatasetLoss', or take a static gate")
     lift_at = getattr(layer.hard_constraint, 'lift_at', None) or {}
     for unit, value in lift_at.items():
         end = runner.max_epochs if unit == 'epoch' else runner.max_iters

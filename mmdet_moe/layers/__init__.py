@@ -27,8 +27,9 @@ from .experts import (
     logits_of,
     receptive_radius,
 )
+from .fixed_gates import KMeansGate
 from .forcing import force, forced, match_layers
-from .gates import GATES, Gate, GateNoise, KMeansGate
+from .gates import GATES, Gate, GateNoise
 from .hard_constraints import (
     HARD_CONSTRAINTS,
     HardConstraint,

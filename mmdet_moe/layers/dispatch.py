@@ -68,7 +68,7 @@ def sparse_dispatch(
     merged = sorted({e for plan, p in zip(plans, pays) if p for e in plan.rows})
     merge = MergedConvolution([experts[e] for e in merged]) if merged else None
     outputs = [
-        merge(x, w[:, merged]) if p else _mix(x, w, plan, experts)
+        merge(x, w[:, merged]) if p else _mixture_of(x, w, plan, experts)
         for x, w, plan, p in zip(pieces, weights, plans, pays)
     ]
     if distributed() and torch.is_grad_enabled():
@@ -116,8 +116,8 @@ class RememberingDispatch:
         return output
 
 
-def _mix(x: Tensor, weights: Tensor, plan: Plan,
-         experts: Sequence[nn.Module]) -> Tensor:
+def _mixture_of(x: Tensor, weights: Tensor, plan: Plan,
+                experts: Sequence[nn.Module]) -> Tensor:
     """One level: x (n, ...), weights (n, E) -> mixtures (n, ...).
 
     Samples are gathered once, for all experts that see a part of them, and

@@ -52,8 +52,7 @@ class DatasetLoss(SoftConstraint):
         weight: Factor of the loss, at least 0.
     """
     name = 'dataset'
-    balances = False
-    needs_domains = True
+    needs_domains = names_experts = True
 
     def __init__(self, experts: Mapping, weight: float = 0.1) -> None:
         super().__init__(weight)
@@ -61,9 +60,14 @@ class DatasetLoss(SoftConstraint):
             fail('experts', experts, 'a dict from the names of domains to '
                  'experts')
         self.experts = {
-            name: (own, ) if isinstance(own, int) else tuple(own)
+            name: own if isinstance(own, (list, tuple)) else (own, )
             for name, own in experts.items()
         }
+        for name, own in self.experts.items():
+            if not own:
+                fail(f'experts.{name}', own, 'an expert, or several')
+            for e in own:
+                check_int(f'experts.{name}', e, 0)
 
     def check(self, num_experts: int) -> None:
         """Refuse an expert that the layer does not have."""
@@ -72,7 +76,7 @@ class DatasetLoss(SoftConstraint):
                 check_int(f'experts.{name}', e, 0, num_experts - 1)
 
     def numbers(self, entries: int) -> Tensor:
-        """Of the entries of a call their domains' places in ``experts``.
+        """The domains of the entries of a call, as numbers in ``experts``.
 
         Raises:
             RuntimeError: The domains are not known, or not of these entries.
@@ -91,8 +95,8 @@ class DatasetLoss(SoftConstraint):
                 fail('experts', known, f'one that has the domain {name!r}')
         return torch.tensor([known.index(name) for name in names])
 
-    def sums(self, routing, counts, domain):
-        """With ``domain`` (N,), places in ``experts``."""
+    def sums(self, routing, counts, domain=None):
+        """With ``domain`` (N,), numbers in ``experts``."""
         assigned = routing.logits.new_zeros(
             len(self.experts), routing.logits.shape[1], dtype=torch.bool)
         for row, own in enumerate(self.experts.values()):

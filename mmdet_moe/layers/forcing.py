@@ -24,7 +24,8 @@ def force(model: nn.Module,
           expert: Optional[int] = None,
           drop: Union[int, Sequence[int]] = (),
           replace: Sequence[int] = (),
-          random_routing: Optional[int] = None) -> None:
+          random_routing: Optional[int] = None,
+          forcing: Optional[Forcing] = None) -> None:
     """Overrule the gates of MoE layers in evaluation, until told otherwise.
 
     ``force(model)`` gives the choice back to all gates.
@@ -38,19 +39,16 @@ def force(model: nn.Module,
         drop: An expert, or several, not to run.
         replace: Two experts; the second one does what the first one is
             selected for.
-        random_routing: Seed of the draw, if the experts of each sample are
+        random_routing: Seed of the draws, if the experts of each sample are
             drawn at random.
+        forcing: All of these but ``layers``, made before: its draws go on
+            where they stopped.
 
     Raises:
         ValueError: A pattern matches no layer, or a layer has no such expert.
     """
-    drop = (drop, ) if isinstance(drop, int) else drop
-    if not isinstance(drop, (list, tuple)):
-        fail('drop', drop, 'an expert, or a list of them')
-    if not isinstance(replace, (list, tuple)):
-        fail('replace', replace, 'two experts')
-    forcing = Forcing(top_k, expert, tuple(drop), tuple(replace),
-                      random_routing)
+    if forcing is None:
+        forcing = Forcing(top_k, expert, drop, replace, random_routing)
     chosen = match_layers(model, layers)
     for name, layer in chosen.items():
         try:

@@ -22,7 +22,7 @@ def grouped_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
     An expert without a row has gradients of 0.
     """
     into, out = (_stacked(experts, layer) for layer in (0, 2))
-    return [_mix(x, w, into, out) for x, w in zip(pieces, weights)]
+    return [_mixtures(x, w, into, out) for x, w in zip(pieces, weights)]
 
 
 def check_grouped(experts: Sequence[nn.Module]) -> None:
@@ -55,8 +55,8 @@ def _stacked(experts: Sequence[nn.Module],
             torch.stack([e[layer].bias for e in experts]))
 
 
-def _mix(x: Tensor, weights: Tensor, into: Tuple[Tensor, Tensor],
-         out: Tuple[Tensor, Tensor]) -> Tensor:
+def _mixtures(x: Tensor, weights: Tensor, into: Tuple[Tensor, Tensor],
+              out: Tuple[Tensor, Tensor]) -> Tensor:
     """Rows (n, C), weights (n, E) -> mixtures (n, C)."""
     expert, row = weights.t().nonzero(as_tuple=True)  # sorted by the expert
     ends = (weights != 0).sum(dim=0).cumsum(0).to(torch.int32)

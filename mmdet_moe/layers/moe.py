@@ -178,6 +178,18 @@ class MoELayer(nn.Module):
         self._observers: OrderedDict[int, Observer] = OrderedDict()
 
     @property
+    def chooses(self) -> bool:
+        """Whether the choice of the experts is one that a gate has learned:
+        it is trained, not overruled, and there is something to choose."""
+        return (self.gate.learned and self.forcing is None
+                and self.top_k < self.num_experts)
+
+    @property
+    def all_experts(self) -> List[nn.Module]:
+        """The E experts, and the shared one if there is one."""
+        return [*self.experts, *([] if self.shared is None else [self.shared])]
+
+    @property
     def soft_constraints(self) -> Tuple[SoftConstraint, ...]:
         return self.recorder.soft_constraints
 

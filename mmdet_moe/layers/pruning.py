@@ -8,7 +8,7 @@ from .checks import check_int, fail
 from .moe import MoELayer
 
 
-def prune(layer: MoELayer, keep: Sequence[int]) -> None:
+def prune(layer: MoELayer, keep: Sequence[int], key: str = 'keep') -> None:
     """Take experts out of a layer.
 
     In evaluation the layer is what it was with the others dropped (see
@@ -18,11 +18,12 @@ def prune(layer: MoELayer, keep: Sequence[int]) -> None:
     Args:
         layer: Is changed.
         keep: The experts that stay, at least K.
+        key: Where they are said, for the messages.
 
     Raises:
         ValueError: There is no such expert, or too few are left.
     """
-    keep = check_kept('keep', layer, keep)
+    keep = check_kept(key, layer, keep)
     rows = torch.tensor(keep)
     for module, names in per_expert(layer):
         for name in names:
@@ -39,6 +40,11 @@ def prune(layer: MoELayer, keep: Sequence[int]) -> None:
 def check_kept(key: str, layer: MoELayer, keep: Sequence[int]) -> List[int]:
     """Return ``keep`` in order if a layer can be left with these experts.
 
+    Args:
+        key: Of the experts in a message, with the layer.
+        layer: With all experts.
+        keep: The experts that stay.
+
     Raises:
         ValueError: There is no such expert, too few are left, or a constraint
             or gate names experts by their numbers.
@@ -52,7 +58,7 @@ def check_kept(key: str, layer: MoELayer, keep: Sequence[int]) -> List[int]:
              'a gate that can do with fewer experts; this one has no '
              'per_expert')
     for soft in layer.soft_constraints:
-        if soft.needs_domains:
+        if soft.names_experts:
             fail('soft_constraint', soft, 'one that does not name experts by '
                  'their numbers; remove it from the config before pruning')
     return keep
@@ -86,7 +92,7 @@ def prune_state(state: Dict[str, Tensor], name: str, layer: MoELayer,
     Returns:
         What :func:`prune` leaves of the model has such a state.
     """
-    keep = check_kept('keep', layer, keep)
+    keep = check_kept(f'{name}: keep', layer, keep)
     prefix = f'{name}.' if name else ''
     number = {str(e): str(i) for i, e in enumerate(keep)}
     rows = {

@@ -202,9 +202,7 @@ class Recorder:
             weighted_sum(counts, selected),
             weighted_sum(real, selected),
             weighted_sum(real, routing.masked.to(real)),
-            *(constraint.sums(
-                routing, counts,
-                *((domain, ) if constraint.needs_domains else ()))
+            *(constraint.sums(routing, counts, domain)
               for constraint in self.soft_constraints)
         ]
 

@@ -1,7 +1,7 @@
 """Routing: logits -> which experts a sample goes to, and with which weight."""
 import dataclasses
-from dataclasses import dataclass, fields
-from typing import Callable, Optional, Sequence, Tuple
+from dataclasses import dataclass, field, fields
+from typing import Callable, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +37,8 @@ class Routing:
         chosen = torch.zeros_like(self.masked).scatter(-1, self.experts, True)
         return ~chosen.gather(-1, free).all(dim=-1)
 
-    def drawn(self, seed: int) -> 'Routing':
+    def drawn(self, generator: torch.Generator) -> 'Routing':
         """The same weights, for K experts that are drawn for each sample."""
-        generator = torch.Generator().manual_seed(seed)
         lots = torch.rand(self.weights.shape, generator=generator)
         experts = lots.argsort(dim=-1)[:, :self.experts.shape[1]].to(
             self.experts.device)
@@ -90,17 +89,34 @@ class Forcing:
     Attributes:
         top_k: K', experts per sample; as trained if None.
         expert: The only expert that is run; None for the gate's choice.
-        drop: Experts that are not run.
+        drop: An expert, or several, that are not run.
         replace: Two experts: what the first one is selected for goes to the
             second one, with the same weight.
         random_routing: Seed, if the experts of each sample are drawn at random.
             The gate only weighs the first, the second and so on. Used alone.
+        generator: What they are drawn with, call after call, so that no call
+            repeats the draw of another one.
     """
     top_k: Optional[int] = None
     expert: Optional[int] = None
-    drop: Tuple[int, ...] = ()
-    replace: Tuple[int, ...] = ()
+    drop: Union[int, Sequence[int]] = ()
+    replace: Sequence[int] = ()
     random_routing: Optional[int] = None
+    generator: Optional[torch.Generator] = field(
+        default=None, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        drop = (self.drop, ) if isinstance(self.drop, int) else self.drop
+        for key, value, allowed in (
+            ('drop', drop, 'an expert, or a list of them'),
+            ('replace', self.replace, 'two experts')):
+            if not isinstance(value, (list, tuple)):
+                fail(key, value, allowed)
+            object.__setattr__(self, key, tuple(value))
+        if self.random_routing is not None:
+            seed = check_int('random_routing', self.random_routing, 0)
+            object.__setattr__(self, 'generator',
+                               torch.Generator().manual_seed(seed))
 
     def choice(self, top_k: int, num_experts: int) -> Tuple[int, Tensor]:
         """What it means for a layer of E experts, trained with K.
@@ -113,10 +129,9 @@ class Forcing:
                 contradict each other.
         """
         last = num_experts - 1
-        if self.random_routing is not None:
-            check_int('random_routing', self.random_routing, 0)
-            if self != Forcing(random_routing=self.random_routing):
-                fail('random_routing', self.random_routing, 'used alone')
+        if self.random_routing is not None and (
+                self != Forcing(random_routing=self.random_routing)):
+            fail('random_routing', self.random_routing, 'used alone')
         if self.replace:
             if len(self.replace) != 2 or len(set(self.replace)) < 2:
                 fail('replace', self.replace, 'two experts')
@@ -140,7 +155,7 @@ class Forcing:
         """The decision with the one expert in the place of the other, or with
         experts that are drawn."""
         if self.random_routing is not None:
-            return routing.drawn(self.random_routing)
+            return routing.drawn(self.generator)
         if not self.replace:
             return routing
         old, new = self.replace

@@ -47,7 +47,7 @@ class Scope:
         """
 
     def shapes(self, levels: Levels) -> Tuple[Shape, ...]:
-        """Of the inputs, without their channels."""
+        """The shapes of the inputs, without their channels."""
         return tuple(
             tuple(x.shape[:-1] if self.rows else x.shape[:1] + x.shape[2:])
             for x in levels)

@@ -7,7 +7,7 @@ c_n times (``balance_weight``), every sum is weighted by c_n.
 
 Importance and KL loss: Pavlitska et al. 2022, section III-B, equations 3 to 5.
 """
-from typing import Sequence, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -118,9 +118,12 @@ class SoftConstraint:
         top_k_min: Smallest K for which the loss has a gradient. With K = 1
             the only weight is the constant 1.
         needs_noise: Whether the loss is defined with gate noise only.
-        balances: Whether it keeps the experts balanced.
-        needs_domains: Whether :meth:`sums` is also given the domains of the
+        trains_gate: Whether it tells the gate which experts to choose, so
+            that it is enough to train one with K = 1.
+        needs_domains: Whether :meth:`sums` asks for the domains of the
             samples.
+        names_experts: Whether its options name experts by their numbers, so
+            that none can be pruned.
 
     Args:
         weight: Factor of the loss, at least 0.
@@ -128,8 +131,9 @@ class SoftConstraint:
     name: str
     top_k_min = 1
     needs_noise = False
-    balances = True
+    trains_gate = True
     needs_domains = False
+    names_experts = False
 
     def __init__(self, weight: float = 0.5) -> None:
         self.weight = check_number('weight', weight)
@@ -145,12 +149,15 @@ class SoftConstraint:
         """The domains of the entries of a call, as :meth:`sums` takes them."""
         raise NotImplementedError
 
-    def sums(self, routing: Routing, counts: Tensor) -> Tensor:
+    def sums(self, routing: Routing, counts: Tensor,
+             domain: Optional[Tensor] = None) -> Tensor:
         """What is summed over the samples.
 
         Args:
             routing: N samples.
             counts: (N,) what each sample counts.
+            domain: (N,) int64, as :meth:`numbers` gives them, for a loss that
+                needs them.
 
         Returns:
             (F,) any number of sums.
@@ -178,7 +185,7 @@ class ImportanceLoss(SoftConstraint):
     name = 'importance'
     top_k_min = 2
 
-    def sums(self, routing, counts):
+    def sums(self, routing, counts, domain=None):
         return weighted_sum(counts, routing.weights)
 
     def loss(self, sums):
@@ -191,7 +198,7 @@ class KLLoss(SoftConstraint):
     name = 'kl'
     top_k_min = 2
 
-    def sums(self, routing, counts):
+    def sums(self, routing, counts, domain=None):
         return weighted_sum(counts, routing.weights)
 
     def loss(self, sums):
@@ -207,7 +214,7 @@ class LoadLoss(SoftConstraint):
     name = 'load'
     needs_noise = True
 
-    def sums(self, routing, counts):
+    def sums(self, routing, counts, domain=None):
         return weighted_sum(counts, selection_probability(routing))
 
     def loss(self, sums):
@@ -219,7 +226,7 @@ class SwitchLoss(SoftConstraint):
     """See :func:`switch_loss`."""
     name = 'switch'
 
-    def sums(self, routing, counts):
+    def sums(self, routing, counts, domain=None):
         selected = torch.zeros_like(routing.logits).scatter(
             -1, routing.experts, 1.0)
         return torch.cat([
@@ -236,7 +243,7 @@ class EntropyLoss(SoftConstraint):
     """See :func:`entropy_loss`."""
     name = 'entropy'
 
-    def sums(self, routing, counts):
+    def sums(self, routing, counts, domain=None):
         return weighted_sum(counts, routing.logits.softmax(dim=-1))
 
     def loss(self, sums):
@@ -251,12 +258,12 @@ class RouterZLoss(SoftConstraint):
     (arXiv 2202.08906), equation 5, there with a weight of 0.001.
     """
     name = 'z'
-    balances = False
+    trains_gate = False
 
     def __init__(self, weight: float = 1e-3) -> None:
         super().__init__(weight)
 
-    def sums(self, routing, counts):
+    def sums(self, routing, counts, domain=None):
         squares = routing.logits.logsumexp(dim=-1)**2
         return torch.stack([weighted_sum(counts, squares), counts.sum()])
 
@@ -269,9 +276,9 @@ class VarianceLoss(SoftConstraint):
     """See :func:`variance_loss`."""
     name = 'variance'
     top_k_min = 2
-    balances = False
+    trains_gate = False
 
-    def sums(self, routing, counts):
+    def sums(self, routing, counts, domain=None):
         return torch.cat([
             weighted_sum(counts, routing.weights),
             weighted_sum(counts, routing.weights**2),

@@ -4,7 +4,7 @@ Importance of an expert: the sum of its weights over the samples. Share: the
 part of the samples that it was selected for.
 """
 import math
-from typing import TYPE_CHECKING, Optional, Tuple, Union
+from typing import TYPE_CHECKING, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -48,6 +48,26 @@ def coefficient_of_variation(x: Tensor) -> Tensor:
 def living_experts(share: Tensor) -> int:
     """How many of (E,) experts have a share above zero."""
     return int((share > 0).sum())
+
+
+def signs_of_collapse(bits: float, living: int, experts: int,
+                      top_k: int) -> List[str]:
+    """Why a gate that has learned to choose has collapsed; empty if not.
+
+    Args:
+        bits: Its input-dependence, H(mean w) - mean H(w).
+        living: Experts in use.
+        experts: E.
+        top_k: K, less than E.
+    """
+    most, signs = math.log2(experts), []
+    if bits < NEGLIGIBLE * most:
+        signs.append('its decisions do not depend on the input '
+                     f'({bits:.3f} of {most:.3g} bits)')
+    if living <= top_k:
+        signs.append(f'{living} of {experts} experts are in use, and '
+                     f'top_k={top_k}')
+    return signs
 
 
 def usage_sums(weights: Tensor, places: Optional[Tensor] = None,

@@ -42,7 +42,7 @@ def traced(model: nn.Module,
 
 
 class _Trace:
-    """Of one layer."""
+    """What is traced of one layer: its inputs and its decisions."""
 
     def __init__(self, layer: MoELayer, features: bool) -> None:
         self.decisions: List[Decision] = []

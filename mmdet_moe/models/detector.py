@@ -63,7 +63,7 @@ def build_moe_detector(*,
         if name not in moe_layers(built):
             fail('model.pruned', name, 'a MoE layer of the model; there are ' +
                  ', '.join(moe_layers(built)))
-        prune(moe_layers(built)[name], keep)
+        prune(moe_layers(built)[name], keep, f'model.pruned, {name}: keep')
     if done:
         print_log(table_of_experts(done), 'current')
     built.init_weights = _Initialise(built)

@@ -62,7 +62,7 @@ def _refine(module: nn.Module, inputs: tuple, output):
 
 
 def _channels(module: nn.Module) -> int:
-    """Of what a module returns: those of its last layer."""
+    """Channels of what a module returns: those of its last layer."""
     layers: List[nn.Module] = [
         m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))
     ]

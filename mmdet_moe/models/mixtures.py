@@ -25,7 +25,7 @@ class Mixture(MoELayer):
     starts with a fully connected layer has its channels on the last axis, and
     each row, a region or a query, is a sample of its own. A checkpoint of the
     dense model, as ``init_cfg=dict(type='Pretrained', ...)`` loads it, goes
-    into every expert.
+    into every expert; a shared expert keeps what it was initialised with.
 
     Args:
         module: What an expert is like: it takes one tensor and returns one.
@@ -73,7 +73,7 @@ class Mixture(MoELayer):
 
     def init_weights(self) -> None:
         """Initialise the experts as MMEngine would the dense module."""
-        for expert in self.experts:
+        for expert in self.all_experts:
             if hasattr(expert, 'init_weights'):
                 expert.init_weights()
 
@@ -127,7 +127,7 @@ class MoEConv(Mixture):
                 dilation=dilation,
                 groups=groups,
                 bias=bias), moe)
-        for conv in self.experts:  # as ConvModule does with a convolution
+        for conv in self.all_experts:  # as ConvModule does with a convolution
             kaiming_init(conv, nonlinearity='relu')
 
 

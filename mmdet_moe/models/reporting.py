@@ -154,7 +154,8 @@ class DecisionReporter:
 
 
 def _mode(args: tuple, kwargs: dict) -> str:
-    """Of ``forward(inputs, data_samples=None, mode='tensor')``."""
+    """The mode in which ``forward(inputs, data_samples=None, mode='tensor')``
+    is called."""
     return kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
 
 

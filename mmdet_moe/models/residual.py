@@ -93,9 +93,7 @@ class ResidualMixture(BaseModule):
     def start(self) -> None:
         """Become the identity, if that is asked for."""
         if self.identity_at_start:
-            shared = self.mixture.shared
-            for expert in (*self.mixture.experts,
-                           *(() if shared is None else (shared, ))):
+            for expert in self.mixture.all_experts:
                 nn.init.zeros_(expert[-1].weight)
                 nn.init.zeros_(expert[-1].bias)
 

@@ -44,6 +44,17 @@ def test_expert_by_level(tmp_path):
     assert rows['level', False]['p_value'] == 1 / 20
 
 
+def test_no_object_is_under_a_decision(tmp_path):
+    planted = records(tmp_path)
+    layer = replace(planted.layers['moe'], weights=np.zeros((0, 2)))
+    planted = replace(planted, layers=dict(moe=layer), objects=replace(
+        planted.objects, under=dict(moe=np.full(48, -1))))
+    table = tables(planted)
+    assert table['specialisation'] == []
+    assert table['objects']['unassigned'] == 48
+    assert table['importance'] == pytest.approx([5.75 / 24, 18.25 / 24])
+
+
 def test_patches_are_decisions(tmp_path):
     """Level 0 has two patches, level 1 one: three decisions a picture."""
 

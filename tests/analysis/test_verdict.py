@@ -89,9 +89,11 @@ def row(of, given_level, part, p, random=None):
                 random_p_value=random)
 
 
-def layer(*rows, bits=0.5, living=4, dissociations=(), p=0.002):
+def layer(*rows, bits=0.5, living=4, dissociations=(), p=0.002,
+          chooses=True):
     return dict(
-        experts=4, living_experts=living, specialisation=rows,
+        experts=4, top_k=2, chooses=chooses, living_experts=living,
+        specialisation=rows,
         functions=dict(at_random={}, by_others={}, dissociations=dict(
             found=list(dissociations), by_chance=0.2, p_value=p)),
         input_dependence=dict(
@@ -153,6 +155,9 @@ def test_random_gates():
 def test_collapse():
     said = verdict(layer(*LEVELS, bits=0.0, living=2), [])
     assert said[0].startswith('The gate has collapsed') and '2 of 4' in said[0]
+    # of an EqualGate nobody expects anything else
+    assert verdict(layer(*LEVELS, bits=0.0, living=2, chooses=False),
+                   [])[0] == '2 of 4 experts are in use.'
     assert verdict(layer(*LEVELS, living=3), [])[0] == (
         '3 of 4 experts are in use.')
 

@@ -10,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmdet_moe.conversion.prune import prune_detector, unneeded
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import forced, moe_layers
+from mmdet_moe.layers.checks import ConfigError
 
 CLS, REG = 'bbox_head.cls_subnet', 'bbox_head.reg_subnet'
 
@@ -97,6 +98,16 @@ def test_what_a_report_says_is_not_needed(tmp_path):
     report = str(tmp_path / 'report.json')
     assert unneeded(report, 0.1) == {CLS: [3, 1]}
     assert unneeded(report, 0.01) == {CLS: [3]}
+    for nothing in (-1, float('nan')):
+        with pytest.raises(ConfigError, match='max_loss=.*at least 0'):
+            unneeded(report, nothing)
+    needed = tmp_path / 'needed.json'
+    needed.write_text(json.dumps(dict(
+        layers={CLS: dict(experts=4, top_k=2)},
+        interventions=[dict(layer=CLS, kind='drop', value=0, difference=dict(
+            AP=dict(interval=dict(low=-0.2))))])))
+    with pytest.raises(ConfigError, match='max_loss=0.5: .*no expert can go'):
+        unneeded(str(needed), 0.5)
     (tmp_path / 'none.json').write_text('{}')
     with pytest.raises(DataError, match='none.json is no report'):
         unneeded(str(tmp_path / 'none.json'), 1)

@@ -36,6 +36,9 @@ def test_sound_data_passes(dataset):
     check_coco_dataset('train', dataset)
     check_coco_dataset('train', dict(type='RepeatDataset', dataset=dataset))
     check_coco_dataset('train', dict(type='LVISDataset', ann_file='elsewhere'))
+    with pytest.raises(DataError, match='gone.json does not exist'):
+        check_coco_dataset('train', {
+            **dataset, 'type': 'DomainCocoDataset', 'ann_file': 'gone.json'})
 
 
 def test_missing_folder_and_files(dataset):

@@ -23,10 +23,10 @@ def write(path, *domains):
     return str(path)
 
 
-def evaluate(path, *found):
+def evaluate(path, *found, **options):
     """Whether the object of each picture is found, with another one of the
     other class that is not there."""
-    metric = DomainCocoMetric(ann_file=path)
+    metric = DomainCocoMetric(ann_file=path, **options)
     metric.dataset_meta = dict(classes=('cat', 'dog'))
     for i, there in enumerate(found):
         boxes = torch.tensor([BOX, BOX] if there else []).reshape(-1, 4)
@@ -50,9 +50,15 @@ def test_ap_by_domain(tmp_path):
     # a size that no domain has
     assert figures['coco/domains/bbox_mAP_l'] == -1
     # the whole is as CocoMetric has it, and so it is the second time
-    again = evaluate(path, True, True, True, True)
+    again = evaluate(path, True, True, True, True,
+                     outfile_prefix=str(tmp_path / 'out'))
     assert again['coco/air/bbox_mAP'] == pytest.approx(1)
+    # four pictures, two boxes each
+    assert len(json.loads((tmp_path / 'out.bbox.json').read_text())) == 8
     assert evaluate(path, False, False, False, False) == {}
+    for key, value in dict(metric='proposal', metric_items=['mAP']).items():
+        with pytest.raises(ValueError, match=f'DomainCocoMetric.{key}='):
+            DomainCocoMetric(ann_file=path, **{key: value})
 
 
 def test_pictures_without_a_domain(tmp_path):

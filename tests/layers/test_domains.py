@@ -57,5 +57,8 @@ def test_what_is_not_known():
             ValueError, match=r"experts=\['sea'\].*'air'"):
         moe(x)
     moe.eval()(x)  # in evaluation nobody asks
+    for wrong in ([], 1.5, [0, 'b']):
+        with pytest.raises(ValueError, match='experts.sea=.*allowed'):
+            layer(dict(sea=wrong))
     with pytest.raises(ValueError, match='experts.sea=3'):
         layer(dict(sea=3))

@@ -54,6 +54,8 @@ def test_experts_are_drawn_and_the_gate_weighs():
     for seed in (0, 0, 1):
         with forced(net, random_routing=seed):
             routing = decided(layer, x)
+            again = decided(layer, x)  # another call is another draw
+        assert not torch.equal(again.experts, routing.experts)
         # the gate's own weights, of its first and second choice
         assert torch.equal(routing.weights.sort(dim=1)[0], own.sort(dim=1)[0])
         assert torch.equal(routing.weights.argmax(dim=1),

@@ -7,13 +7,8 @@ from torch.nn.utils import prune
 from twins import decided
 
 from mmdet_moe.layers import GATES, Gate, GateNoise, MoELayer, top_k_routing
-from mmdet_moe.layers.gates import (
-    ConvGAPGate,
-    EqualGate,
-    GAPFCGate,
-    SingleExpertGate,
-    TwoConvGAPGate,
-)
+from mmdet_moe.layers.fixed_gates import EqualGate, SingleExpertGate
+from mmdet_moe.layers.gates import ConvGAPGate, GAPFCGate, TwoConvGAPGate
 
 
 def logits(gate, x):

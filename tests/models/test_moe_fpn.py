@@ -65,3 +65,10 @@ def test_a_conv_cfg_sees_one_level_at_a_time():
     with pytest.raises(ValueError, match=r"scope=ImageScope\(\): .*LevelScope"):
         ConvModule(8, 4, 3, conv_cfg=dict(
             type='MoEConv', scope=dict(type='ImageScope')))
+
+
+def test_the_shared_expert_starts_like_the_others():
+    conv = MoEConv(64, 64, 3, shared_expert=True)
+    scale = [expert.weight.std().item() for expert in conv.all_experts]
+    assert len(scale) == 5 and scale == pytest.approx([scale[0]] * 5, rel=0.05)
+    assert not any(expert.bias.any() for expert in conv.all_experts)

@@ -44,14 +44,17 @@ def parse_args():
         '--resamples',
         type=int,
         default=Options.resamples,
-        help='of the pictures, for the intervals')
+        help='how often the pictures are drawn anew, for the intervals')
     parser.add_argument(
         '--permutations',
         type=int,
         default=Options.permutations,
-        help='of the decisions, for the p-values')
+        help='how often signs are drawn, for the p-values')
     parser.add_argument(
-        '--seed', type=int, default=Options.seed, help='of all chance')
+        '--seed',
+        type=int,
+        default=Options.seed,
+        help='of all that is drawn')
     parser.add_argument(
         '--embedding',
         choices=METHODS,

@@ -25,6 +25,12 @@ def layer_and_experts(text: str) -> tuple:
             f'{text!r}: allowed is LAYER:E, or LAYER:E,E') from None
 
 
+def by_layer(pairs: list) -> dict:
+    """All experts of a layer, which may be named several times."""
+    return {layer: [e for other, experts in pairs if other == layer
+                    for e in experts] for layer, _ in pairs}
+
+
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -59,7 +65,7 @@ def main():
             args.config,
             cfg_options=args.cfg_options,
             checkpoint=args.checkpoint)
-        drop = dict(args.drop) if args.drop else unneeded(
+        drop = by_layer(args.drop) if args.drop else unneeded(
             args.report, args.max_loss)
         print(
             prune_detector(

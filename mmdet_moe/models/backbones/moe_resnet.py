@@ -52,7 +52,7 @@ class MoEResNet(ResNet):
         if (not isinstance(moe_stages, (list, tuple)) or not moe_stages
                 or len(set(moe_stages)) < len(moe_stages)):
             fail('moe_stages', moe_stages, 'a tuple of stages, each once')
-        mixture = ResidualMixture if residual else Mixture
+        mixture = ShortcutMixture if residual else Mixture
         for stage in moe_stages:
             name = self.res_layers[check_int('moe_stages', stage, 0,
                                              self.num_stages - 1)]
@@ -68,8 +68,8 @@ class MoEResNet(ResNet):
         self._freeze_stages()
 
 
-class ResidualMixture(Mixture):
-    """The mixture plus its input.
+class ShortcutMixture(Mixture):
+    """The mixture plus its input, the residual variant of the paper.
 
     A 1x1 convolution and a BatchNorm project the input where the block
     changes channels or size.

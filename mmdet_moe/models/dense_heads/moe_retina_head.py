@@ -129,7 +129,7 @@ class MoERetinaHead(RetinaHead):
                                     whole_pyramid=True, targets=True))
         elif self.shared_gate:
             taken = {name: self._take(name) for name in SUBNETS}
-            self.subnet = self._mix(
+            self.subnet = self._mixture(
                 Parallel({name: part
                           for name, (part, _) in taken.items()}), {
                               f'{name}.{i}': dense
@@ -139,7 +139,7 @@ class MoERetinaHead(RetinaHead):
         else:
             for name in self.moe_in:
                 self.add_module(f'{name}_{self.moe_at}',
-                                self._mix(*self._take(name)))
+                                self._mixture(*self._take(name)))
 
     def _take(self, name: str) -> Tuple[nn.Sequential, Dict[str, str]]:
         """Layers of RetinaHead as an expert, out of the head; their names."""
@@ -152,8 +152,8 @@ class MoERetinaHead(RetinaHead):
             expert.append(BothOutcomes())
         return expert, {str(i): dense for i, dense in enumerate(parts)}
 
-    def _mix(self, expert: nn.Module,
-             dense_names: Optional[Dict[str, str]] = None) -> MoELayer:
+    def _mixture(self, expert: nn.Module,
+                 dense_names: Optional[Dict[str, str]] = None) -> MoELayer:
         # The layer is given the whole pyramid, and told the positive anchors.
         return Mixture(
             expert,
@@ -167,10 +167,10 @@ class MoERetinaHead(RetinaHead):
         chosen = CONVOLUTIONS[self.moe_at](len(tower) + 1)
         for i in chosen:
             if i < len(tower):
-                tower[i].conv = self._mix(tower[i].conv)
+                tower[i].conv = self._mixture(tower[i].conv)
             else:
                 predictor = getattr(self, f'retina_{name}')
-                setattr(self, f'retina_{name}', self._mix(predictor))
+                setattr(self, f'retina_{name}', self._mixture(predictor))
 
     @property
     def cls_predictors(self) -> nn.ModuleList:
