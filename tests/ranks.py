@@ -12,13 +12,16 @@ import torch.multiprocessing as mp
 SECONDS = 180
 
 
-def on_ranks(function: Callable, folder: Path, ranks: int = 2) -> List:
-    """What ``function(rank)`` returns on each rank of a gloo group."""
+def on_ranks(function: Callable, folder: Path, ranks: int = 2,
+             seconds: float = SECONDS) -> List:
+    """What ``function(rank)`` returns on each rank of a gloo group; a single
+    process has no group."""
+    folder.mkdir(exist_ok=True)
     context = mp.spawn(_run, (function, str(folder), ranks), ranks, join=False)
     try:
         # Each call waits until one more of them has ended.
-        if not any(context.join(SECONDS) for _ in range(ranks)):
-            raise TimeoutError(f'{function.__name__}: the ranks do not end')
+        if not any(context.join(seconds) for _ in range(ranks)):
+            raise TimeoutError(f'{function}: the ranks do not end')
     finally:
         for process in context.processes:
             process.kill()
@@ -27,8 +30,10 @@ def on_ranks(function: Callable, folder: Path, ranks: int = 2) -> List:
 
 def _run(rank: int, function: Callable, folder: str, ranks: int) -> None:
     # By a file: tests that run at the same time cannot meet at a port.
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/group', rank=rank,
-        world_size=ranks, timeout=timedelta(seconds=SECONDS / 2))
+    if ranks > 1:
+        dist.init_process_group(
+            'gloo', init_method=f'file://{folder}/group', rank=rank,
+            world_size=ranks, timeout=timedelta(seconds=SECONDS / 2))
     torch.save(function(rank), f'{folder}/{rank}.pth')
-    dist.destroy_process_group()
+    if ranks > 1:
+        dist.destroy_process_group()

@@ -2,12 +2,13 @@ from fnmatch import fnmatchcase
 from typing import List, Optional, Sequence
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError, fail
+
+from .wrappers import unwrapped
 
 
 @HOOKS.register_module()
@@ -35,8 +36,7 @@ class FreezeHook(Hook):
         self._norms: List[nn.Module] = []
 
     def before_train(self, runner) -> None:
-        wrapped = is_model_wrapper(runner.model)
-        model = runner.model.module if wrapped else runner.model
+        model = unwrapped(runner.model)
         self._check_patterns(model)
         layers = _layers_to_train(model, self.trainable)
 
@@ -54,7 +54,7 @@ class FreezeHook(Hook):
             and not trained(f'{name}.weight')
         ]
         runner.logger.info(frozen_parts(model))
-        if wrapped:
+        if model is not runner.model:
             # DistributedDataParallel has made its list of gradients before.
             runner.model = runner.wrap_model(
                 runner.cfg.get('model_wrapper_cfg'), model)

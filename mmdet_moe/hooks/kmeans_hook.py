@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from mmengine.dist import broadcast, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import KMeansGate, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
+
+from .wrappers import unwrapped
 
 
 @HOOKS.register_module()
@@ -64,7 +65,7 @@ class KMeansHook(Hook):
         model, left = runner.model, self.pictures
         was_training = model.training
         model.eval()
-        module = model.module if is_model_wrapper(model) else model
+        module = unwrapped(model)
         with _seen(_gates(model)) as seen:
             for batch in runner.train_dataloader:
                 data = module.data_preprocessor(batch, False)
@@ -126,7 +127,6 @@ def _some(rows: Tensor, most: int, generator: torch.Generator) -> Tensor:
 
 
 def _gates(model: nn.Module) -> Dict[str, KMeansGate]:
-    module = model.module if is_model_wrapper(model) else model
-    layers: Sequence = moe_layers(module).items()
+    layers: Sequence = moe_layers(unwrapped(model)).items()
     return {name: layer.gate for name, layer in layers
             if isinstance(layer.gate, KMeansGate)}

@@ -1,33 +1,29 @@
-import logging
-from contextlib import ExitStack
 from typing import Dict, Optional, Sequence
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from mmdet_moe.layers import (
     MoELayer,
     StepSummary,
     collect,
-    domains_are,
     force,
     moe_layers,
-    real_tokens_are,
 )
 from mmdet_moe.layers.checks import ConfigError, check_keywords
 from mmdet_moe.layers.compatibility import check_collectives
+from mmdet_moe.layers.idle import IdleExperts
 from mmdet_moe.layers.running_statistics import SharedStatistics
-from mmdet_moe.models.provenance.padding import RealTokens
 from mmdet_moe.models.reporting import report_decisions
 from mmdet_moe.names import loss_key, step_key
 
 from .collapse_alarm import CollapseAlarm
+from .telling import DomainsOfPictures, padding_does_not_count
+from .training_checks import check_constraint, check_training, trainable
+from .wrappers import optimizers_of, stepped, unwrapped
 
 
 @HOOKS.register_module()
@@ -51,6 +47,8 @@ class MoEHook(Hook):
       that has collapsed gets a warning, see :class:`.CollapseAlarm`.
     - The running statistics of BatchNorm in experts are the same on all
       ranks.
+    - An expert that no sample of a step went to, on any rank, stands still,
+      see :class:`.IdleExperts`.
     - The detector reports who decided about its detections, see
       :class:`.DecisionReporter`.
     - With ``forcing`` it overrules the gates in validation and test, as in
@@ -83,17 +81,18 @@ class MoEHook(Hook):
         self._layers: Dict[str, MoELayer] = {}
         self._summaries: Dict[str, StepSummary] = {}
         self._statistics = SharedStatistics()
+        self._idle = IdleExperts({})
         self._handles: list = []
 
     def before_run(self, runner) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if moe_layers(model):
             report_decisions(model)
         if self.forcing is not None:
             force(model, **self.forcing)
 
     def before_train(self, runner) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         layers = moe_layers(model)
         if not layers:
             raise ConfigError(
@@ -101,27 +100,31 @@ class MoEHook(Hook):
                 "it experts with type='MoEDetector', or remove the hook")
         self._layers = {
             name: layer
-            for name, layer in layers.items() if _trainable(layer)
+            for name, layer in layers.items() if trainable(layer)
         }
         for name, layer in self._layers.items():
             check_collectives(layer.experts)  # sync_bn converts after the build
-            _check_constraint(name, layer, model)
-            _check_training(name, layer, runner)
+            check_constraint(name, layer, model)
+            check_training(name, layer, runner)
         for name, layer in layers.items():
             layer.recording = name in self._layers
         self._statistics = SharedStatistics(
             [layer.experts for layer in self._layers.values()])
+        self._idle = IdleExperts(self._layers)
+        optimizers = optimizers_of(runner.optim_wrapper)
         self._handles = [
             model.register_forward_pre_hook(self._discard),
             model.register_forward_hook(self._add_losses, with_kwargs=True),
+            *(optimizer.register_step_pre_hook(self._let_stand)
+              for optimizer in optimizers),
             *(optimizer.register_step_post_hook(self._move)
-              for optimizer in _optimizers(runner.optim_wrapper)),
-            _padding_does_not_count(model),
-            *_domains_are_told(model, self._layers)
+              for optimizer in optimizers),
+            padding_does_not_count(model),
+            DomainsOfPictures(model, self._layers)
         ]
 
     def before_val_epoch(self, runner) -> None:
-        self._alarm = CollapseAlarm(moe_layers(_unwrapped(runner.model)))
+        self._alarm = CollapseAlarm(moe_layers(unwrapped(runner.model)))
 
     def after_val_iter(self,
                        runner,
@@ -142,7 +145,7 @@ class MoEHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        for layer in moe_layers(_unwrapped(runner.model)).values():
+        for layer in moe_layers(unwrapped(runner.model)).values():
             layer.recording = layer.constrained
             layer.discard()
 
@@ -161,6 +164,8 @@ class MoEHook(Hook):
                          data_batch: Optional[Sequence] = None,
                          outputs: Optional[dict] = None) -> None:
         self._statistics.synchronise()
+        if stepped(runner.optim_wrapper):
+            self._idle.forget()
         keys, values = [], []
         for name, summary in self._summaries.items():
             per_expert = ['importance', 'share']
@@ -177,6 +182,9 @@ class MoEHook(Hook):
         # One transfer to the host for all of them.
         for key, value in zip(keys, torch.cat(values).tolist()):
             runner.message_hub.update_scalar(f'train/{key}', value)
+
+    def _let_stand(self, *_) -> None:
+        self._idle.take_gradients()
 
     def _move(self, optimizer: Optimizer, *_) -> None:
         """Move the hard constraints: the optimizer has made a step."""
@@ -202,107 +210,9 @@ class MoEHook(Hook):
                     'mode in this step, so the constraint would have no '
                     'effect: the layer is in eval mode, not in use, or under '
                     'reentrant activation checkpointing')
+        self._idle.see(summaries)
         self._summaries = {n: s for n, s in summaries.items() if s is not None}
         for name, summary in self._summaries.items():
             for constraint, loss in summary.losses.items():
                 output[loss_key(constraint, name)] = loss
         return output
-
-
-def _trainable(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters())
-
-
-def _check_constraint(name: str, layer: MoELayer, model: nn.Module) -> None:
-    """Refuse a constraint that could not act on the gate."""
-    if not layer.constrained:
-        return
-    if layer.gate.learned and not _trainable(layer.gate):
-        raise ConfigError(
-            f'{name}.gate is frozen, so its constraints cannot be trained; '
-            'unfreeze it or set soft_constraint=None and hard_constraint=None')
-    parts = name.split('.')
-    for i in range(len(parts)):
-        owner = '.'.join(parts[:i])
-        if getattr(model.get_submodule(owner), 'with_cp', False):
-            raise ConfigError(
-                f'{owner or "the model"} has with_cp=True: {name} has a '
-                'constraint, which activation checkpointing as MMDetection '
-                'does it would leave without effect; set with_cp=False, or '
-                'soft_constraint=None and hard_constraint=None')
-
-
-def _check_training(name: str, layer: MoELayer, runner) -> None:
-    """Refuse a gate that nothing trains; warn of what is never reached."""
-    if _trainable(layer.gate) and layer.top_k == 1 < layer.num_experts and (
-            not any(soft.trains_gate and soft.top_k_min == 1
-                    for soft in layer.soft_constraints)):
-        raise ConfigError(
-            f'{name}: top_k=1 without a loss that trains the gate: the weight '
-            'of the one expert is always 1, so the detector\'s losses do not. '
-            "Add soft_constraint=dict(type='SwitchLoss'), 'EntropyLoss', "
-            "'LoadLoss' or 'DatasetLoss', or take a static gate")
-    lift_at = getattr(layer.hard_constraint, 'lift_at', None) or {}
-    for unit, value in lift_at.items():
-        end = runner.max_epochs if unit == 'epoch' else runner.max_iters
-        if value >= end:  # no error: a short run to try a config is fine
-            print_log(
-                f'{name}.hard_constraint.lift_at={dict(lift_at)} is never '
-                f'reached: this training has {end} {unit}(s); a loop by '
-                'iterations has one epoch',
-                logger='current',
-                level=logging.WARNING)
-
-
-def _optimizers(wrapper) -> list:
-    """The optimizers of one optimizer wrapper, or of a dict of them."""
-    wrappers = [wrapper] if isinstance(wrapper, OptimWrapper) else (
-        wrapper.values())
-    return [w.optimizer for w in wrappers]
-
-
-def _padding_does_not_count(model: nn.Module) -> RealTokens:
-    """Tell the layers which tokens of encoder and decoder are real."""
-    told = ExitStack()
-
-    def tell(mask: Optional[Tensor]) -> None:
-        told.close()
-        if mask is not None:
-            told.enter_context(real_tokens_are(mask))
-
-    return RealTokens(model, tell)
-
-
-def _domains_are_told(model: nn.Module,
-                      layers: Dict[str, MoELayer]) -> list:
-    """Tell the layers which domain each picture of a training step is of."""
-    asking = [name for name, layer in layers.items() if any(
-        soft.needs_domains for soft in layer.soft_constraints)]
-    if not asking:
-        return []
-    told = ExitStack()
-
-    def before(model: nn.Module, args: tuple, kwargs: dict) -> None:
-        told.close()
-        if kwargs.get('mode') != 'loss':
-            return
-        names = [s.get('domain') for s in kwargs['data_samples']]
-        if None in names:
-            raise ConfigError(
-                f'{asking[0]} has a constraint that needs the domain of each '
-                "picture: let train_dataloader's dataset be of "
-                "type='DomainCocoDataset', and meta_keys of its PackDetInputs "
-                "have 'domain' in them")
-        told.enter_context(domains_are(names))
-
-    def after(*_) -> None:
-        told.close()
-
-    return [
-        model.register_forward_pre_hook(before, with_kwargs=True),
-        model.register_forward_hook(after, always_call=True)
-    ]
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

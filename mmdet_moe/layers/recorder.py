@@ -29,6 +29,8 @@ class StepSummary:
         total_load: (E,) sum of the samples that an expert is selected for,
             what a selection bias sees. In both, and in the importance, each
             sample counts as ``balance_weight`` says.
+        busy: (E,) number of the samples that an expert was run on, padding
+            included.
     """
     losses: Dict[str, Tensor]
     importance: Tensor
@@ -37,6 +39,7 @@ class StepSummary:
     changed: Tensor
     total_importance: Tensor
     total_load: Tensor
+    busy: Tensor
 
 
 class _Guard:
@@ -173,8 +176,8 @@ class Recorder:
         """Losses and statistics of rows (R, F) that are summed over ranks."""
         widths = self._widths(nothing)
         per_loss = rows.split(widths, dim=1)[_STATISTICS:]
-        (_, samples, changed, importance, total_load, loads,
-         masked) = rows.detach().sum(dim=0).split(widths)[:_STATISTICS]
+        (_, samples, changed, importance, total_load, loads, masked,
+         busy) = rows.detach().sum(dim=0).split(widths)[:_STATISTICS]
         samples = samples.clamp_min(1)
         return StepSummary(
             losses={
@@ -187,7 +190,8 @@ class Recorder:
             masked=masked / samples,
             changed=(changed / samples).squeeze(),
             total_importance=importance,
-            total_load=total_load)
+            total_load=total_load,
+            busy=busy)
 
     def _sums(self, routing: Routing, counts: Tensor, real: Tensor,
               domain: Tensor) -> List[Tensor]:
@@ -202,6 +206,7 @@ class Recorder:
             weighted_sum(counts, selected),
             weighted_sum(real, selected),
             weighted_sum(real, routing.masked.to(real)),
+            selected.sum(dim=0),
             *(constraint.sums(routing, counts, domain)
               for constraint in self.soft_constraints)
         ]
@@ -216,7 +221,7 @@ class Recorder:
 
 
 #: How many of the sums are statistics, and belong to no soft constraint.
-_STATISTICS = 7
+_STATISTICS = 8
 
 
 def collect(layers: Mapping[str, nn.Module]

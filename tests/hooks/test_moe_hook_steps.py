@@ -122,4 +122,5 @@ def test_statistics_are_synchronised_before_they_are_averaged():
     # MMDetection's configs give the EMAHook a priority of 49.
     assert MoEHook().priority == 'ABOVE_NORMAL'
     hub = MessageHub.get_instance('unused')
-    MoEHook().after_train_iter(SimpleNamespace(message_hub=hub), 0)
+    MoEHook().after_train_iter(
+        SimpleNamespace(message_hub=hub, optim_wrapper=None), 0)

@@ -1,0 +1,54 @@
+"""What would make a constraint or a gate useless, found before training."""
+import logging
+
+from mmengine.logging import print_log
+from torch import nn
+
+from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers.checks import ConfigError
+
+
+def trainable(module: nn.Module) -> bool:
+    """Whether any parameter of a module is trained."""
+    return any(p.requires_grad for p in module.parameters())
+
+
+def check_constraint(name: str, layer: MoELayer, model: nn.Module) -> None:
+    """Refuse a constraint that could not act on the gate."""
+    if not layer.constrained:
+        return
+    if layer.gate.learned and not trainable(layer.gate):
+        raise ConfigError(
+            f'{name}.gate is frozen, so its constraints cannot be trained; '
+            'unfreeze it or set soft_constraint=None and hard_constraint=None')
+    parts = name.split('.')
+    for i in range(len(parts)):
+        owner = '.'.join(parts[:i])
+        if getattr(model.get_submodule(owner), 'with_cp', False):
+            raise ConfigError(
+                f'{owner or "the model"} has with_cp=True: {name} has a '
+                'constraint, which activation checkpointing as MMDetection '
+                'does it would leave without effect; set with_cp=False, or '
+                'soft_constraint=None and hard_constraint=None')
+
+
+def check_training(name: str, layer: MoELayer, runner) -> None:
+    """Refuse a gate that nothing trains; warn of what is never reached."""
+    if trainable(layer.gate) and layer.top_k == 1 < layer.num_experts and (
+            not any(soft.trains_gate and soft.top_k_min == 1
+                    for soft in layer.soft_constraints)):
+        raise ConfigError(
+            f'{name}: top_k=1 without a loss that trains the gate: the weight '
+            'of the one expert is always 1, so the detector\'s losses do not. '
+            "Add soft_constraint=dict(type='SwitchLoss'), 'EntropyLoss', "
+            "'LoadLoss' or 'DatasetLoss', or take a static gate")
+    lift_at = getattr(layer.hard_constraint, 'lift_at', None) or {}
+    for unit, value in lift_at.items():
+        end = runner.max_epochs if unit == 'epoch' else runner.max_iters
+        if value >= end:  # no error: a short run to try a config is fine
+            print_log(
+                f'{name}.hard_constraint.lift_at={dict(lift_at)} is never '
+                f'reached: this training has {end} {unit}(s); a loop by '
+                'iterations has one epoch',
+                logger='current',
+                level=logging.WARNING)
