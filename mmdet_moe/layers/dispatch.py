@@ -41,6 +41,9 @@ def dense_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
     ]
 
 
+# In a compiled model it is not part of a graph: that would be compiled anew
+# for each number of samples that an expert gets.
+@torch.compiler.disable
 def sparse_dispatch(
         pieces: Sequence[Tensor],
         weights: Sequence[Tensor],
@@ -132,10 +135,7 @@ def _mixture_of(x: Tensor, weights: Tensor, plan: Plan,
     rows = list(plan.rows.values())
     own = weights.flatten().index_select(0, plan.entries).split(
         [len(r) for r in rows])
-    # In a compiled graph the gradients of _Add are 0 (PyTorch 2.11), and
-    # jit.trace, which other FLOP counters use, stops at it.
-    add = _Add.apply if torch.is_grad_enabled() and not (
-        torch.compiler.is_compiling() or torch.jit.is_tracing()) else _add
+    add = _Add.apply if torch.is_grad_enabled() else _add
     mixture = None
     for e, r, w, part in zip(plan.rows, rows, own, _gather(x, rows)):
         y = _run(experts[e], x, part, r).movedim(*there)
@@ -265,6 +265,16 @@ DISPATCHES = {
     'grouped': grouped_dispatch,
     'dense': dense_dispatch
 }
+
+
+def recorded_as_a_graph() -> bool:
+    """Whether what is computed now is recorded, to be run for other inputs:
+    by a tracer or an exporter, such as that to ONNX.
+
+    What a sparse dispatch does depends on the decisions, and a record of it
+    would repeat those of one input for all others.
+    """
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def build_dispatch(cfg: Union[str, Mapping]) -> Dispatch:

@@ -15,6 +15,7 @@ from .checks import fail
 from .experts import FeedForward
 
 
+@torch.compiler.disable  # as the sparse one
 def grouped_dispatch(pieces: Sequence[Tensor], weights: Sequence[Tensor],
                      experts: Sequence[nn.Module]) -> List[Tensor]:
     """As :func:`.dense_dispatch`, for rows (n, C) and feed-forward networks.

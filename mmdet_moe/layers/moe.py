@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from .checks import check_choice, check_int, check_keywords
 from .compatibility import check_collectives, check_experts, check_options
 from .decision import Decision
-from .dispatch import build_dispatch
+from .dispatch import build_dispatch, dense_dispatch, recorded_as_a_graph
 from .distributed import all_reduce_sum
 from .experts import without_in_place
 from .gates import GATES, GateNoise, global_average_pool
@@ -221,7 +221,8 @@ class MoELayer(nn.Module):
         for observe in list(self._observers.values()):
             observe(decision)
         pieces = self.scope.cut(inputs)
-        outputs = self.dispatch(
+        dispatch = dense_dispatch if recorded_as_a_graph() else self.dispatch
+        outputs = dispatch(
             pieces, self.scope.spread(decision.weights, shapes), self.experts)
         if self.shared is not None:
             outputs = [y + self.shared(p) for y, p in zip(outputs, pieces)]

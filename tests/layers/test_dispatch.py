@@ -124,12 +124,20 @@ def test_compiled():
         torch.testing.assert_close(a, b)
 
 
-def test_traced_with_gradients():
-    """As the counters of FLOPs do that look at a trace of the model."""
-    layer = MoELayer(subnet, 6, num_experts=3, top_k=2).eval()
-    x = torch.randn(4, 6, 5, 5)
-    traced = torch.jit.trace(layer, x, check_trace=False)
-    torch.testing.assert_close(traced(x), layer(x))
+@pytest.mark.parametrize('record', [
+    lambda layer, x: torch.jit.trace(layer, x),
+    lambda layer, x: torch.export.export(layer, (x, )).module()])
+@pytest.mark.parametrize('top_k', [1, 2])
+def test_what_is_recorded_is_right_for_other_inputs(record, top_k):
+    layer = MoELayer(subnet, 6, num_experts=3, top_k=top_k).eval()
+    nn.init.normal_(layer.gate.fc_weight, std=9)
+    x, other = torch.randn(4, 6, 5, 5), torch.randn(4, 6, 5, 5)
+    with torch.no_grad():
+        recorded = record(layer, x)
+        assert not torch.equal(layer.decide([x]).routing.experts,
+                               layer.decide([other]).routing.experts)
+        for inputs in (x, other):
+            torch.testing.assert_close(recorded(inputs), layer(inputs))
 
 
 def test_an_expert_that_works_in_place():
