@@ -35,7 +35,7 @@ test-study: $(SETUP)
 
 lint: $(SETUP)
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m codespell_lib README.md CHANGELOG.md CONTRIBUTING.md docs mmdet_moe configs tools tests benchmarks
+	$(PYTHON) -m codespell_lib README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs mmdet_moe configs tools tests benchmarks
 
 # ---- demo: generated data, RetinaNet-MoE, test, report ----------------------
 DATA := data/shapes

@@ -21,7 +21,9 @@ if _missing is None:
         evaluation,
         hooks,
         models,
+        optim,
         visualization,
+        whole_files,
     )
 else:
     warnings.warn(f'{_missing} Only mmdet_moe.layers can be used.')

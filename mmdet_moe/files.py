@@ -10,6 +10,10 @@ class DataError(Exception):
     """A file is not there, or not what it should be; says which."""
 
 
+class TrainingError(Exception):
+    """A training cannot go on; says why."""
+
+
 def write_text(path: Union[str, Path], text: str) -> Path:
     """Write ``text`` to ``path`` at once; makes the folder if needed."""
     with replacing(path) as file:

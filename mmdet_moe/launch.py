@@ -3,12 +3,13 @@ import argparse
 import os
 import re
 import sys
-import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence
+from pickle import UnpicklingError
+from typing import Iterator, Optional, Sequence
 
 import torch
+import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.logging import print_log
@@ -18,8 +19,18 @@ from mmengine.utils import is_installed
 
 from .conversion import UpcycleInit
 from .datasets.checks import check_coco_dataset, type_name
-from .files import DataError
-from .layers.checks import ConfigError
+from .datasets.classes import check_classes
+from .files import DataError, TrainingError
+from .layers.checks import ConfigError, fail
+from .resuming import choose_checkpoint, keep_safe
+from .trust import RUN_CODE, check_checkpoint, load_weights_only
+
+
+class _RunCode(argparse.Action):
+    """In the environment, for all that loads a checkpoint."""
+
+    def __call__(self, *_) -> None:
+        os.environ[RUN_CODE] = '1'
 
 
 def add_arguments(parser: argparse.ArgumentParser,
@@ -36,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser,
         nargs='+',
         action=DictAction,
         help='settings of the config to override, as key=value')
+    parser.add_argument(
+        '--run-code-in-checkpoints', action=_RunCode, nargs=0,
+        help='load checkpoints that hold more than tensors, numbers and texts, '
+        'and run the code that is in them: only if you trust whoever made them')
     if launcher:
         parser.add_argument(
             '--launcher',
@@ -108,6 +123,37 @@ def load_config(path: str,
     return cfg
 
 
+def use_mixed_precision(cfg: Config) -> None:
+    """Train in mixed precision, in the form that there is on this machine.
+
+    Raises:
+        ConfigError: The config has an optimizer wrapper of its own kind.
+    """
+    wrapper = cfg.optim_wrapper
+    if type_name(wrapper) not in ('None', 'OptimWrapper', 'AmpOptimWrapper'):
+        fail('optim_wrapper.type', wrapper.type,
+             "'OptimWrapper' where mixed precision is asked for")
+    if torch.cuda.is_available():
+        wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    else:
+        wrapper.type = 'BFloat16OptimWrapper'
+
+
+def _start_processes(cfg: Config) -> None:
+    """Without a GPU, join the processes that torch's launcher has started;
+    MMEngine would look for one."""
+    if cfg.get('launcher', 'none') == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher != 'pytorch':
+        fail('--launcher', cfg.launcher, "'pytorch' on a machine without a GPU")
+    if not dist.is_initialized():
+        dist.init_process_group('gloo')
+    cfg.setdefault('model_wrapper_cfg', dict(
+        type='MMDistributedDataParallel', device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False)))
+
+
 def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
     """The runner of a config, after a check of its data and channels.
 
@@ -123,10 +169,13 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
     Raises:
         DataError: See :func:`.check_coco_dataset` and
             :func:`choose_checkpoint`.
-        ValueError: The neck's and the head's channels differ, or whatever
-            the model's parts find wrong in their arguments.
+        ValueError: The neck's and the head's channels differ, or the classes
+            of data and heads, or whatever the model's parts find wrong in
+            their arguments.
     """
     _check_channels(cfg.model)
+    check_classes(cfg, loaders)
+    _start_processes(cfg)
     # A large annotation file is read by one process of several.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         for name in loaders:
@@ -142,6 +191,8 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
                         f'{name}_evaluator[{i}].ann_file: {ann_file} does not '
                         'exist; it should be the annotation file of '
                         f'{name}_dataloader')
+    if 'train' in loaders:
+        keep_safe(cfg)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     if 'train' not in loaders or not cfg.get('resume'):
@@ -156,44 +207,19 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
     return runner
 
 
-def choose_checkpoint(cfg: Config) -> Optional[str]:
-    """Set ``cfg.load_from`` to the checkpoint that a training is resumed from.
-
-    If none is set, it is the one that ``last_checkpoint`` in the work folder
-    names. If that is missing or was cut off, it is the newest whole one.
-
-    Returns:
-        A line for the log that says what was chosen; None if there is no
-        checkpoint, so that the training begins.
-
-    Raises:
-        DataError: There are checkpoints, but none is whole.
-    """
-    if cfg.get('load_from') is not None:
-        check_checkpoint(cfg.load_from)
-        return f'resuming from {cfg.load_from}'
-    broken = []
-    for path in _checkpoints(cfg):
-        if '://' in path or _is_whole(path):
-            cfg.load_from = path
-            why = ''.join(f'; {reason}' for reason in broken)
-            return f'resuming from {path}, the newest whole checkpoint{why}'
-        broken.append(f'{path} is ' +
-                      ('not whole' if os.path.exists(path) else 'missing'))
-    if broken:
-        raise DataError('there is no checkpoint to resume from: ' +
-                        ', '.join(broken) + '. To begin anew, remove '
-                        f'{cfg.work_dir} or leave out --resume')
-    return None
-
-
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End the program with one line where a file or a setting is to blame."""
+    """End the program with one line where a file or a setting is to blame.
+
+    Checkpoints are read without running what is in them, see :mod:`.trust`.
+    """
+    load_weights_only()
     try:
         yield
-    except (DataError, ConfigError) as error:
+    except (DataError, ConfigError, TrainingError) as error:
         sys.exit(f'error: {error}')
+    except UnpicklingError as error:
+        sys.exit(f'error: a checkpoint cannot be read: {error}')
     except (AssertionError, OSError) as error:
         # A data loader's worker sends its traceback as the text of the error;
         # the message is at its end.
@@ -207,74 +233,6 @@ def clear_errors() -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             sys.exit(f'error: {error}')
         raise
-
-
-def check_checkpoint(path: str) -> None:
-    """Refuse a file that is no checkpoint.
-
-    Raises:
-        DataError: It is not there, not whole, or would run code.
-    """
-    if '://' in path:
-        return
-    path = os.path.expanduser(path)  # as MMEngine does
-    if not os.path.isfile(path):
-        raise DataError(f'the checkpoint {path} does not exist')
-    # torch writes zip archives; a file that was cut off is no zip any more.
-    if not zipfile.is_zipfile(path):
-        try:
-            # Only weights: anything else may be code, which would be run.
-            torch.load(path, map_location='cpu', weights_only=True)
-        except Exception:
-            raise DataError(
-                f'{path} is not a checkpoint, or is not complete, or is one '
-                'of torch before 1.6 that holds more than tensors, numbers '
-                'and texts: to read that could run code') from None
-
-
-def _checkpoints(cfg: Config) -> List[str]:
-    """Paths of the checkpoints of the work folder, the newest first.
-
-    The first is the one that ``last_checkpoint`` names, as MMEngine would
-    take it; it may be missing, or in another folder. The others follow by
-    the time when they were written.
-    """
-    note = Path(cfg.work_dir, 'last_checkpoint')
-    last = note.read_text().strip() if note.is_file() else ''
-    if '://' in last:
-        return [last]
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    # Not the best ones: they hold no state of the optimizer.
-    template = hook.get('filename_tmpl')
-    templates = [template] if template else ['epoch_{}.pth', 'iter_{}.pth']
-    pattern = '|'.join(
-        re.escape(t).replace(r'\{\}', r'\d+') for t in templates)
-    # CheckpointHook.out_dir is elsewhere, and the last one lies there.
-    folders = [Path(cfg.work_dir)] + ([Path(last).parent] if last else [])
-    found = {
-        path.resolve(): path
-        for folder in folders if folder.is_dir()
-        for path in folder.iterdir() if re.fullmatch(pattern, path.name)
-    }
-    found.pop(Path(last).resolve(), None)
-
-    def age(path: Path) -> tuple:
-        # The same name: the folder was moved. Written at once: 10 is after 9.
-        return (path.name == Path(last).name, path.stat().st_mtime,
-                len(path.name), path.name)
-
-    return ([last] if last else []) + [
-        str(path) for path in sorted(found.values(), key=age, reverse=True)
-    ]
-
-
-def _is_whole(path: str) -> bool:
-    """Whether a file is a zip archive, as torch writes it, to its end."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except Exception:  # depends on where it was cut off
-        return False
 
 
 def _metrics(cfg: Config, key: str) -> list:

@@ -6,6 +6,7 @@ from mmdet_moe.launch import (
     build_runner,
     clear_errors,
     load_config,
+    use_mixed_precision,
 )
 
 
@@ -14,7 +15,8 @@ def parse_args():
     parser.add_argument('config', help='config file')
     add_arguments(parser)
     parser.add_argument(
-        '--amp', action='store_true', help='mixed precision (needs a GPU)')
+        '--amp', action='store_true', help='mixed precision: float16 with loss '
+        'scaling on a GPU, bfloat16 without one')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -38,8 +40,7 @@ def main():
             launcher=args.launcher,
             local_rank=args.local_rank)
         if args.amp:
-            cfg.optim_wrapper.type = 'AmpOptimWrapper'
-            cfg.optim_wrapper.loss_scale = 'dynamic'
+            use_mixed_precision(cfg)
         if args.auto_scale_lr:
             cfg.merge_from_dict({'auto_scale_lr.enable': True})
         if args.resume is not None:

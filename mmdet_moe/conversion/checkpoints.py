@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import UpcyclingReport, moe_layers, upcycle
+from mmdet_moe.trust import check_checkpoint
 
 
 class UpcyclingError(DataError):
@@ -18,8 +19,10 @@ def read_checkpoint(checkpoint: str) -> dict:
     """All of a checkpoint of MMDetection, with ``state_dict`` and ``meta``.
 
     Raises:
+        DataError: There is no such file, or it would run code.
         UpcyclingError: The file holds no weights.
     """
+    check_checkpoint(checkpoint)
     content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     if not isinstance(content, dict):
         raise UpcyclingError(f'{checkpoint} is not a checkpoint')

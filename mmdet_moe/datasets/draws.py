@@ -1,0 +1,112 @@
+"""Random numbers of the training data, whoever loads it.
+
+MMEngine seeds each worker of a data loader once. What is random about a sample
+then depends on the number of workers, on what they have loaded before, and on
+whether the training was resumed meanwhile. Here each draw of a sample has a
+seed of its own, made of the run's seed and of the number of the draw.
+"""
+import random
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+#: Integers that a seed is made of.
+Entropy = Tuple[int, ...]
+
+
+class Draw(int):
+    """An index of a data set, with what the seed of its draw is made of."""
+
+    entropy: Entropy
+
+    def __new__(cls, index: int, entropy: Entropy) -> 'Draw':
+        draw = super().__new__(cls, index)
+        draw.entropy = entropy
+        return draw
+
+    def __reduce__(self) -> tuple:
+        return Draw, (int(self), self.entropy)
+
+
+class DrawSampler(Sampler):
+    """The indices of another sampler as :class:`Draw`.
+
+    Args:
+        sampler: The other one, of which this has all other attributes.
+        start: What the seeds are made of where an iteration begins; its last
+            number is that of the first draw.
+    """
+
+    def __init__(self, sampler: Sampler, start: Callable[[], Entropy]) -> None:
+        self.sampler = sampler
+        self.start = start
+
+    def __iter__(self) -> Iterator[Draw]:
+        *run, first = self.start()
+        for number, index in enumerate(self.sampler, first):
+            yield Draw(index, (*run, number))
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'sampler':  # not there yet, while it is copied
+            raise AttributeError(name)
+        return getattr(self.sampler, name)
+
+
+class DrawnItems:
+    """What a data loader asks a data set for, if it has ``__getitems__``: the
+    items of a batch. Each is loaded with the seed of its draw."""
+
+    def __init__(self, dataset: Sequence) -> None:
+        self.dataset = dataset
+
+    def __call__(self, draws: Sequence[Draw]) -> List:
+        items = []
+        for draw in draws:
+            with seeded(draw.entropy):
+                items.append(self.dataset[int(draw)])
+        return items
+
+
+def seed_draws(loader: DataLoader, start: Callable[[], Entropy]) -> None:
+    """Have each draw of a data loader seeded, from its next iteration on.
+
+    Args:
+        loader: With batches, and not iterated yet.
+        start: See :class:`DrawSampler`.
+    """
+    loader.batch_sampler.sampler = DrawSampler(
+        loader.batch_sampler.sampler, start)
+    loader.dataset.__getitems__ = DrawnItems(loader.dataset)
+
+
+@contextmanager
+def seeded(entropy: Entropy) -> Iterator[None]:
+    """Random numbers of Python, NumPy and torch (CPU) are those of a seed
+    inside of the block, and go on afterwards as if nothing had happened."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed_all(entropy)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def seed_all(entropy: Entropy) -> None:
+    """Seed Python, NumPy and torch, all devices.
+
+    Args:
+        entropy: Non-negative integers. Other ones make independent numbers
+            (``numpy.random.SeedSequence``).
+    """
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1:2])
+    torch.manual_seed(int(words[2]) << 32 | int(words[3]))

@@ -1,0 +1,97 @@
+from typing import Iterator, List, Optional, Sequence
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from mmdet_moe.files import TrainingError
+
+from .wrappers import optimizers_of, unwrapped
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops a training whose loss is no number, before it changes a weight.
+
+    The error names the module that is the first to return something that is
+    not finite. The last checkpoint is from before. Steps that a gradient
+    scaler skips are none of its business.
+
+    Raises:
+        TrainingError: See above.
+    """
+
+    def before_train(self, runner) -> None:
+        self._runner, self._seen = runner, []
+        self._model = unwrapped(runner.model)
+        self._handles = [
+            self._model.register_forward_hook(self._see, with_kwargs=True),
+            *(optimizer.register_step_pre_hook(self._check)
+              for optimizer in optimizers_of(runner.optim_wrapper))
+        ]
+
+    def after_train(self, runner) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def before_train_iter(self,
+                          runner,
+                          batch_idx: int,
+                          data_batch: Optional[Sequence] = None) -> None:
+        self._batch = data_batch
+
+    def _see(self, model: nn.Module, args, kwargs, output) -> None:
+        if kwargs.get('mode') == 'loss' and torch.is_grad_enabled():
+            self._seen.append(_all_finite(output))
+
+    def _check(self, *_) -> None:
+        seen, self._seen = self._seen, []
+        if seen and not torch.stack(seen).all():
+            raise TrainingError(
+                f'the loss of iteration {self._runner.iter + 1} is not finite: '
+                + self._culprit() + '. No weight was changed by it, and the '
+                'last checkpoint is from before. A lower learning rate, a '
+                'longer warm-up or clip_grad may help')
+
+    def _culprit(self) -> str:
+        """What becomes of the same pictures, module by module."""
+        found: List[str] = []
+
+        def look(module: nn.Module, inputs: tuple, output) -> None:
+            # Those inside of a module come before it.
+            if not found and not _all_finite(output):
+                name = f'{names[module]} ({type(module).__name__})'
+                weights = all(map(_all_finite, module.parameters()))
+                found.append(f'{name} returns it' if weights else
+                             f'{name} has weights that are not')
+
+        names = {m: n or 'the model' for n, m in self._model.named_modules()}
+        handles = [m.register_forward_hook(look) for m in names]
+        try:
+            with torch.no_grad():
+                data = self._model.data_preprocessor(self._batch, True)
+                self._model(**data, mode='loss')
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found[0] if found else (
+            'when the same pictures were looked at once more, it was')
+
+
+def _all_finite(value) -> Tensor:
+    """Whether all numbers of a tensor, or of tensors in dicts and sequences,
+    are finite; a scalar."""
+    parts = [x.isfinite().all() for x in _tensors(value)]
+    return torch.stack(parts).all() if parts else torch.tensor(True)
+
+
+def _tensors(value) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)

@@ -1,0 +1,66 @@
+import itertools
+from typing import Optional, Sequence
+
+from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop
+from torch.utils.data import DataLoader
+
+from mmdet_moe.datasets.draws import Entropy, seed_all, seed_draws
+
+
+@HOOKS.register_module()
+class SeedHook(Hook):
+    """Makes a training that was cut off and resumed what it would have been.
+
+    What is random in an iteration, such as the noise of gates and dropout, is
+    a function of the run's seed, the rank and the number of the iteration;
+    what is random about a training sample, such as a flip, of the seed, the
+    rank and the number of the draw. So no state of a generator has to be kept:
+    a resumed run goes on with the same numbers, with as many workers as it
+    likes, and whatever a validation or another hook has drawn meanwhile. Ranks
+    draw different numbers.
+
+    The seed is that of the config's ``randomness``, or the one that MMEngine
+    drew and wrote into the checkpoint.
+
+    What cannot be the same: a training that is cut off between two
+    accumulated passes, a data set that keeps pictures of earlier draws (as
+    cached Mosaic does), and transforms with a generator of their own.
+    """
+    priority = 'VERY_HIGH'  # before others draw anything in an iteration
+
+    def before_train(self, runner) -> None:
+        seeds = [runner.seed]
+        broadcast_object_list(seeds)  # MMEngine may have one for each rank
+        self._seed = seeds[0]
+        loader = runner.train_dataloader
+        if loader.batch_sampler is None:  # a loader without batches
+            return
+        sampler = loader.batch_sampler.sampler
+        if hasattr(sampler, 'seed'):
+            # It was built before the seed of a checkpoint was known.
+            sampler.seed = self._seed
+        seed_draws(loader, self._start(runner, loader))
+
+    def before_train_iter(self,
+                          runner,
+                          batch_idx: int,
+                          data_batch: Optional[Sequence] = None) -> None:
+        seed_all((self._seed, get_rank(), runner.iter))
+
+    def _start(self, runner, loader: DataLoader):
+        """What the seeds of the draws are made of, where the loader begins."""
+        loop, times = runner.train_loop, itertools.count()
+
+        def start() -> Entropy:
+            run = self._seed, get_rank(), 1
+            if isinstance(loop, EpochBasedTrainLoop):
+                return (*run, loop.epoch, 0)
+            if hasattr(loader.batch_sampler.sampler, 'skip'):
+                # An infinite sampler; resuming skips what was drawn before.
+                return (*run, 0, loop.iter * loader.batch_sampler.batch_size)
+            return (*run, next(times), 0)  # resuming draws it all once more
+
+        return start

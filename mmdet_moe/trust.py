@@ -1,0 +1,51 @@
+"""Checkpoints from outside: they are read, and what is in them is not run.
+
+A checkpoint is a pickle, and a pickle may run any code when it is read.
+MMEngine tries to read the weights only; where that fails, it reads all.
+"""
+import os
+import zipfile
+
+import torch
+from mmengine.runner.checkpoint import get_torch_safe_globals
+
+from .files import DataError
+
+#: With the value 1, checkpoints may run the code that is in them.
+RUN_CODE = 'MMDET_MOE_RUN_CODE_IN_CHECKPOINTS'
+#: What torch looks at whenever it loads something.
+_WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+
+
+def load_weights_only() -> None:
+    """Have torch refuse, from now on and whoever calls it, to load what is
+    more than tensors, numbers and texts; not if ``RUN_CODE`` is set."""
+    if os.environ.get(RUN_CODE) != '1':
+        os.environ[_WEIGHTS_ONLY] = '1'
+
+
+def check_checkpoint(path: str) -> None:
+    """Refuse a file that is no checkpoint, or that would run code.
+
+    Raises:
+        DataError: It is not there, not whole, or would run code; the last of
+            these not if ``RUN_CODE`` is set.
+    """
+    if '://' in path:
+        return
+    path = os.path.expanduser(path)  # as MMEngine does
+    if not os.path.isfile(path):
+        raise DataError(f'the checkpoint {path} does not exist')
+    if os.environ.get(RUN_CODE) == '1':
+        return
+    try:
+        with torch.serialization.safe_globals(get_torch_safe_globals()):
+            torch.load(path, map_location='cpu', weights_only=True,
+                       # Nothing of the tensors is read.
+                       mmap=zipfile.is_zipfile(path))
+    except Exception:
+        raise DataError(
+            f'{path} is not a checkpoint, or is not complete, or holds more '
+            'than tensors, numbers and texts: to read that could run code. If '
+            'you trust whoever made it, add --run-code-in-checkpoints'
+        ) from None

@@ -1,0 +1,52 @@
+"""Classes of data and heads, before anything is built."""
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdet_moe.datasets.classes import check_classes
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+CLASSES = ('disc', 'square', 'triangle', 'ring', 'cross')
+
+
+def config(name='retinanet_moe_fpn_shapes', **options):
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+@pytest.mark.parametrize('name', [
+    'retinanet_moe_fpn_shapes', 'retinanet_moe_fpn_coco',
+    'retinanet_moe_fpn_own_data',
+    'faster_rcnn/faster-rcnn_moe_r18_fpn_bccd',
+    'cascade_rcnn/cascade-rcnn_moe_r50_fpn_1x_coco'])
+def test_what_fits(name):
+    check_classes(config(name), ('train', 'val', 'test'))
+
+
+@pytest.mark.parametrize('name, options, message', [
+    ('retinanet_moe_fpn_shapes', {'model.bbox_head.num_classes': 80},
+     'model.bbox_head.num_classes=80: allowed is 5.*train_dataloader'),
+    ('faster_rcnn/faster-rcnn_moe_r18_fpn_bccd',
+     {'model.roi_head.bbox_head.num_classes': 2},
+     'model.roi_head.bbox_head.num_classes=2: allowed is 3.*RBC, WBC'),
+    ('retinanet_moe_fpn_bccd',
+     {'val_dataloader.dataset.metainfo.classes': ('WBC', 'RBC', 'Platelets')},
+     r"val_dataloader.dataset.metainfo.classes=\('WBC'.*in the same order"),
+])
+def test_what_does_not(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_classes(config(name, **options), ('train', 'val'))
+
+
+def test_datasets_that_are_joined():
+    cfg = config('retinanet_moe_fpn_bccd')
+    part = cfg.train_dataloader.dataset
+    other = dict(part, metainfo=dict(classes=('RBC', 'WBC')))
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[part, other])
+    with pytest.raises(ValueError, match='ConcatDataset.datasets: these'):
+        check_classes(cfg, ('train', ))
+    cfg.train_dataloader.dataset.datasets[1] = part
+    check_classes(cfg, ('train', 'val'))

@@ -1,0 +1,52 @@
+"""What is random about a sample is a function of its draw."""
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmdet_moe.datasets.draws import seed_draws, seeded
+
+
+class Noise(Dataset):
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        assert type(i) is int
+        return torch.tensor(
+            [i, random.random(), np.random.rand(), torch.rand(()).item()])
+
+
+def batches(workers, epochs=2):
+    epoch = iter(range(epochs))
+    loader = DataLoader(
+        Noise(), batch_size=2, num_workers=workers,
+        persistent_workers=workers > 0)
+    seed_draws(loader, lambda: (7, next(epoch), 0))
+    return torch.stack([torch.cat(list(loader)) for _ in range(epochs)])
+
+
+def test_whoever_loads_it():
+    random.seed(0)
+    before = random.getstate(), torch.get_rng_state()
+    first = batches(0)
+    # the main process goes on as if nothing had been drawn
+    assert random.getstate() == before[0]
+    assert torch.equal(batches(2), first) and torch.equal(batches(1), first)
+    # no two draws are alike, those of another epoch included
+    drawn = first[..., 1:].flatten()
+    assert len(drawn.unique()) == len(drawn)
+
+
+def test_seeded():
+    with seeded((1, 2)):
+        first = random.random(), np.random.rand(), torch.rand(3)
+    with seeded((1, 2)):
+        again = random.random(), np.random.rand(), torch.rand(3)
+    assert first[:2] == again[:2] and torch.equal(first[2], again[2])
+    with pytest.raises(ZeroDivisionError), seeded((1, 3)):
+        assert random.random() != first[0]
+        raise ZeroDivisionError

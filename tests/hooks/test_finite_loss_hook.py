@@ -1,0 +1,52 @@
+"""A training that goes wrong stops, and says where."""
+import pytest
+import torch
+from torch import nn
+from toy import Tower, train
+
+from mmdet_moe.files import TrainingError
+
+
+class Failing(nn.Module):
+    """Returns no number when it is called for the third step."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.calls = value, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.value if self.calls > 4 else x
+
+
+class Broken(Tower):
+
+    def __init__(self, value):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(4, 4, 1), Failing(value))
+
+    def forward(self, inputs, mode):
+        return dict(loss_task=sum(
+            self.tower(self.stem(x)).mean() for x in (inputs, -inputs)))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_the_module_is_named_and_no_weight_is_changed(tmp_path, value):
+    model = Broken(value)
+    steps = []
+    model.register_forward_pre_hook(lambda *_: steps.append(
+        {k: v.clone() for k, v in model.state_dict().items()}))
+    with pytest.raises(TrainingError, match=r'of iteration 3 .*stem.1 \(Fail'):
+        train(tmp_path, model, hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')])
+    for key, weight in model.named_parameters():
+        assert torch.equal(weight, steps[2][key])
+    assert all(w.isfinite().all() for w in model.parameters())
+
+
+def test_weights_that_are_no_numbers(tmp_path):
+    model = Tower()
+    model.tower.experts[1].weight.data.fill_(float('nan'))
+    with pytest.raises(TrainingError, match='tower.experts.1 .* has weights'):
+        train(tmp_path, model, hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')])
