@@ -1,5 +1,6 @@
 """From a config file to a runner: what the tools have in common."""
 import argparse
+import atexit
 import os
 import re
 import sys
@@ -148,6 +149,8 @@ def _start_processes(cfg: Config) -> None:
         fail('--launcher', cfg.launcher, "'pytorch' on a machine without a GPU")
     if not dist.is_initialized():
         dist.init_process_group('gloo')
+        # Its threads may not outlive the interpreter.
+        atexit.register(dist.destroy_process_group)
     cfg.setdefault('model_wrapper_cfg', dict(
         type='MMDistributedDataParallel', device_ids=None,
         broadcast_buffers=False,

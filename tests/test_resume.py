@@ -144,7 +144,7 @@ def test_no_checkpoint_is_whole(config, folder):
 def test_nothing_to_resume_needs_the_dense_checkpoint(
         config, finished, tmp_path):
     runner = build_runner(config(tmp_path, 1, resume=True), ('train', ))
-    with pytest.raises(FileNotFoundError, match='dense.pth'):
+    with pytest.raises(DataError, match='dense.pth does not exist'):
         runner.train()
 
 
