@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmdet_moe.files import TrainingError
 
-from .wrappers import optimizers_of, unwrapped
+from .wrappers import optimizers_of, stepped, unwrapped
 
 
 @HOOKS.register_module()
@@ -41,13 +41,20 @@ class FiniteLossHook(Hook):
                           data_batch: Optional[Sequence] = None) -> None:
         self._batch = data_batch
 
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch: Optional[Sequence] = None,
+                         outputs: Optional[dict] = None) -> None:
+        if stepped(runner.optim_wrapper):
+            self._seen = []  # also if a gradient scaler has skipped the step
+
     def _see(self, model: nn.Module, args, kwargs, output) -> None:
         if kwargs.get('mode') == 'loss' and torch.is_grad_enabled():
             self._seen.append(_all_finite(output))
 
     def _check(self, *_) -> None:
-        seen, self._seen = self._seen, []
-        if seen and not torch.stack(seen).all():
+        if self._seen and not torch.stack(self._seen).all():
             raise TrainingError(
                 f'the loss of iteration {self._runner.iter + 1} is not finite: '
                 + self._culprit() + '. No weight was changed by it, and the '
