@@ -1,10 +1,13 @@
 """A training that goes wrong stops, and says where."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from toy import Tower, train
 
 from mmdet_moe.files import TrainingError
+from mmdet_moe.hooks import FiniteLossHook
 
 
 class Failing(nn.Module):
@@ -50,3 +53,17 @@ def test_weights_that_are_no_numbers(tmp_path):
     with pytest.raises(TrainingError, match='tower.experts.1 .* has weights'):
         train(tmp_path, model, hooks=[
             dict(type='MoEHook'), dict(type='FiniteLossHook')])
+
+
+def test_a_step_that_a_gradient_scaler_skips_is_forgotten():
+    hook, model = FiniteLossHook(), Tower()
+    runner = SimpleNamespace(model=model, optim_wrapper={}, iter=0)
+    hook.before_train(runner)
+    lost = dict(loss=torch.tensor(float('inf')))
+    hook._see(model, (), dict(mode='loss'), lost)
+    hook.after_train_iter(runner, 0)  # the optimizer was not called
+    hook._check()
+    hook.before_train_iter(runner, 1, dict(inputs=torch.randn(2, 4, 6, 6)))
+    hook._see(model, (), dict(mode='loss'), lost)
+    with pytest.raises(TrainingError):
+        hook._check()
