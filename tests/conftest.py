@@ -25,6 +25,17 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _scope(request):
+    """A test finds MMDetection's scope, whatever a runner before it left:
+    MMEngine's own default, "mmengine", knows no detector."""
+    try:
+        from mmengine.registry import DefaultScope
+    except ImportError:
+        return
+    DefaultScope.get_instance(request.node.nodeid, scope_name='mmdet')
+
+
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory) -> Path:
     """16 training and 8 validation pictures of generated shapes."""
