@@ -3,7 +3,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, TextIO, Union
+from typing import IO, Iterator, Literal, Union
 
 
 class DataError(Exception):
@@ -22,13 +22,15 @@ def write_text(path: Union[str, Path], text: str) -> Path:
 
 
 @contextmanager
-def replacing(path: Union[str, Path]) -> Iterator[TextIO]:
-    """A text file that takes the place of ``path`` once it is complete."""
+def replacing(path: Union[str, Path],
+              mode: Literal['w', 'wb'] = 'w') -> Iterator[IO]:
+    """A file that takes the place of ``path`` once it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+        with os.fdopen(handle, mode,
+                       encoding='utf-8' if mode == 'w' else None) as file:
             yield file
         os.chmod(part, 0o644)  # mkstemp makes files private
         os.replace(part, path)

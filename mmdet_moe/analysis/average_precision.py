@@ -6,7 +6,7 @@ any multiset of the pictures, which is what a bootstrap needs, without matching
 again.
 """
 from collections import defaultdict
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, Sequence, Tuple
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -78,41 +78,40 @@ class AveragePrecision:
         self._objects = [np.empty(0, OBJECTS)]
         self._detections = [np.empty(0, DETECTIONS)]
 
-    def add(self, img_ids: Sequence[int],
-            detections: Sequence[dict]) -> List[np.ndarray]:
-        """Match the detections of some pictures, each picture once.
+    def match(self, img_id: int,
+              found: dict) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
+        """Match the detections of a picture; nothing is added to AP.
 
         Args:
-            img_ids: Out of the I pictures.
-            detections: For each, arrays ``bboxes`` (n, 4) as x1, y1, x2, y2
-                in pixels of the original picture, ``scores``, ``labels`` (n,).
+            img_id: Out of the I pictures.
+            found: Arrays ``bboxes`` (n, 4) as x1, y1, x2, y2 in pixels of the
+                original picture, ``scores``, ``labels`` (n,).
 
         Returns:
-            For each picture (n,) bool: true positives at IoU 0.5.
+            (n,) bool, true positives at IoU 0.5; and what :meth:`take` takes.
         """
-        hits = []
-        kept: List[Tuple[np.ndarray, np.ndarray]] = []
-        for img_id, found in zip(img_ids, detections):
-            true = np.zeros(len(found['scores']), bool)
-            annotations = defaultdict(list)
-            for annotation in self.coco.imgToAnns[img_id]:
-                annotations[annotation['category_id']].append(annotation)
-            for label, category in enumerate(self.cat_ids):
-                rows = (found['labels'] == label).nonzero()[0]
-                if len(rows) or category in annotations:
-                    boxes, scores = (found[key][rows].astype(float)
-                                     for key in ('bboxes', 'scores'))
-                    boxes[:, 2:] -= boxes[:, :2]
-                    matches = match(boxes, scores, annotations[category])
-                    kept.append(_kept((label, self._place[img_id]), matches,
-                                      scores))
-                    true[rows[matches.detections[matches.hits[0, 0]]]] = True
-            hits.append(true)
-        if kept:
-            for have, new in zip((self._objects, self._detections),
-                                 zip(*kept)):
-                have.append(np.concatenate(new))
-        return hits
+        true = np.zeros(len(found['scores']), bool)
+        kept = [(np.empty(0, OBJECTS), np.empty(0, DETECTIONS))]
+        annotations = defaultdict(list)
+        for annotation in self.coco.imgToAnns[img_id]:
+            annotations[annotation['category_id']].append(annotation)
+        for label, category in enumerate(self.cat_ids):
+            rows = (found['labels'] == label).nonzero()[0]
+            if len(rows) or category in annotations:
+                boxes, scores = (found[key][rows].astype(float)
+                                 for key in ('bboxes', 'scores'))
+                boxes[:, 2:] -= boxes[:, :2]
+                matches = match(boxes, scores, annotations[category])
+                kept.append(_kept((label, self._place[img_id]), matches,
+                                  scores))
+                true[rows[matches.detections[matches.hits[0, 0]]]] = True
+        objects, detections = map(np.concatenate, zip(*kept))
+        return true, dict(objects=objects, detections=detections)
+
+    def take(self, objects: np.ndarray, detections: np.ndarray) -> None:
+        """Add what :meth:`match` gave for pictures, each of them once."""
+        self._objects.append(objects)
+        self._detections.append(detections)
 
     def __call__(self) -> Dict[str, float]:
         """AP, AP50, AP75, AP_S, AP_M, AP_L; NaN where there is no object."""

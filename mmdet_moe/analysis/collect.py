@@ -1,10 +1,11 @@
 """One run over the test pictures: detections, decisions, interventions."""
 import json
-from collections import defaultdict
-from typing import Container, Dict, List, Optional, Sequence, TextIO
+from functools import partial
+from typing import Container, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from mmengine.dist import get_dist_info
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
@@ -26,8 +27,12 @@ from mmdet_moe.sizes import SIZES, size_of
 from .average_precision import AveragePrecision
 from .interventions import Intervention
 from .kept import outputs_kept
-from .layer_record import LayerKeeper
+from .layer_record import grids_of, layer_record, observe
+from .parts import Nest, Parts
 from .records import Picture, Records, Things
+
+#: In the place of the number of an intervention.
+AS_IT_IS = 'none'
 
 
 class Collector:
@@ -42,48 +47,35 @@ class Collector:
         classes: Names of the classes, in the order of the labels.
         img_ids: All test pictures, by their ids in ``coco``.
         interventions: What to run besides the model as it is.
-        lines: Where a line of JSON is written for each object.
         shown: Pictures whose whole decisions are kept, by their place in
             ``img_ids``.
     """
 
     def __init__(self, model: nn.Module, *, coco: COCO,
                  classes: Sequence[str], img_ids: Sequence[int],
-                 interventions: Sequence[Intervention], lines: TextIO,
+                 interventions: Sequence[Intervention],
                  shown: Container[int] = ()) -> None:
-        self.model, self.coco, self.lines = model, coco, lines
+        self.model, self.coco = model, coco
         self.cat_ids = coco.getCatIds(catNms=list(classes))
         # pycocotools sorts by the file, MMDetection takes over its order.
         self.classes = [coco.cats[c]['name'] for c in self.cat_ids]
+        self.place = {img_id: n for n, img_id in enumerate(img_ids)}
         self.layers = moe_layers(model)
         report_decisions(model)
         model.decision_reporter.features = True
         self.levels = model.decision_reporter.provenance.num_levels
-        self.levels_by: Optional[str] = None
-        self.ap = AveragePrecision(coco, self.cat_ids, img_ids)
-        self.interventions = {
-            i: self.ap if _changes_nothing(i, self.layers) else
-            AveragePrecision(coco, self.cat_ids, img_ids)
-            for i in interventions
-        }
-        self.pictures: List[Picture] = []
-        self.shown = shown
-        self.kept = {
-            name: LayerKeeper(layer.top_k, layer.chooses)
-            for name, layer in self.layers.items()
-        }
-        #: By layer the mean weights over the box of each object.
-        self.over: Dict[str, List[np.ndarray]] = defaultdict(list)
-        #: By layer the features of what each object is under.
-        self.features: Dict[str, List[np.ndarray]] = defaultdict(list)
-        self.left_out: Dict[str, str] = {}
-        self.objects: List[Things] = []
-        self.detections: List[Things] = []
+        self.interventions, self.shown = list(interventions), shown
+        self._average_precision = partial(AveragePrecision, coco, self.cat_ids,
+                                          img_ids)
+        self._ap = self._average_precision()
 
     @torch.no_grad()
-    def process(self, batch: dict) -> None:
+    def process(self, batch: dict) -> List[Nest]:
         """Run the detector on a batch, once as it is and once for each
         intervention; what does not depend on it is run once.
+
+        Returns:
+            What is known about each picture.
 
         Raises:
             DataError: A gate gives NaN.
@@ -92,21 +84,31 @@ class Collector:
         for sample in data['data_samples']:
             # Whatever the pipeline loads, the objects are those of the file.
             sample.gt_instances = self._annotated(sample)
+        number = self.place[data['data_samples'][0].img_id]
         with outputs_kept(self.model, self._overruled()) as kept:
             samples = self.model(**data, mode='predict')
             self._check(samples)
-            self._keep(samples)
+            parts = [self._seen(sample) for sample in samples]
+            undecided = samples[0].undecided
             for sample in data['data_samples']:
                 del sample.gt_instances  # need no levels once more
-            for intervention, ap in self._wanted().items():
-                if ap is self.ap:
+            for n, intervention in enumerate(self.interventions):
+                if self._changes_nothing(intervention) or (
+                        intervention.layer in undecided):
                     continue
                 with self.model.decision_reporter.paused(), \
                         kept.overruled(intervention.layer), \
-                        intervention.applied(self.model):
+                        intervention.applied(self.model, number):
                     samples = self.model(**data, mode='predict')
-                ap.add([s.img_id for s in samples],
-                       [_found(detections_of(s)) for s in samples])
+                for part, sample in zip(parts, samples):
+                    part['ap'][str(n)] = self.matched(sample)[1]
+        return parts
+
+    def matched(self, sample) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
+        """Which detections of a picture are true, and what AP needs of it."""
+        found = detections_of(sample)
+        return self._ap.match(sample.img_id, dict(
+            bboxes=found.boxes, scores=found.scores, labels=found.labels))
 
     def _annotated(self, sample) -> InstanceData:
         boxes, labels, _ = annotated(self.coco, self.cat_ids, sample.img_id)
@@ -117,7 +119,6 @@ class Collector:
 
     def _check(self, samples: list) -> None:
         for sample in samples:
-            self.left_out.update(sample.undecided)
             for name, decision in sample.decisions.items():
                 if decision.weights.isnan().any():
                     raise DataError(
@@ -125,64 +126,71 @@ class Collector:
                         ', '.join(s.img_path for s in samples) +
                         '; are there NaNs in the checkpoint?')
 
-    def _wanted(self) -> Dict[Intervention, AveragePrecision]:
-        return {
-            i: ap
-            for i, ap in self.interventions.items()
-            if i.layer not in self.left_out
-        }
-
     def _overruled(self) -> Dict[str, MoELayer]:
         return {i.layer: self.layers[i.layer] for i in self.interventions}
 
-    def _keep(self, samples: list) -> None:
-        results = [detections_of(sample) for sample in samples]
-        hits = self.ap.add([s.img_id for s in samples],
-                           [_found(found) for found in results])
-        for sample, found, true in zip(samples, results, hits):
-            height, width = sample.ori_shape[:2]
-            self.pictures.append(
-                Picture(sample.img_id, sample.img_path, height, width,
-                        self.coco.imgs[sample.img_id].get('domain')))
-            objects = objects_of(sample, self.coco, self.cat_ids)
-            if 'gt_origins' in sample:
-                self.levels_by = sample.gt_origins.levels_by
-            under, rows = _under(sample, objects), {}
-            for name, decision in sample.decisions.items():
-                rows[name] = self.kept[name].add(
-                    decision, (under[name], found.under(decision)),
-                    whole=len(self.pictures) - 1 in self.shown)
-                self.over[name].append(objects.over(decision))
-                self.features[name].append(
-                    rows_at(decision.features,
-                            torch.from_numpy(under[name])).numpy())
-            for kept, boxes, right, which in (
-                    (self.objects, objects, np.ones(len(objects), bool), 0),
-                    (self.detections, found, true, 1)):
-                kept.append(self._things(boxes, right, {
-                    name: own[which] for name, own in rows.items()
-                }))
-            self._write(sample, objects, under)
+    def _changes_nothing(self, intervention: Intervention) -> bool:
+        layer = self.layers[intervention.layer]
+        return (intervention.kind == 'top_k' and layer.forcing is None
+                and intervention.value == layer.top_k)
 
-    def _things(self, boxes: Boxes, true: np.ndarray,
-                under: Dict[str, np.ndarray]) -> Things:
-        """With the rows of the layers' records that they are under."""
-        return Things(
-            np.full(len(boxes), len(self.pictures) - 1, np.int32),
-            boxes.boxes.astype(np.float32), boxes.labels.astype(np.int32),
-            boxes.areas.astype(np.float32), boxes.levels.astype(np.int8),
-            boxes.scores.astype(np.float32), true, under)
+    def _seen(self, sample) -> Nest:
+        """What is kept of a picture, as the model is."""
+        place = self.place[sample.img_id]
+        found = detections_of(sample)
+        true, ap = self.matched(sample)
+        height, width = sample.ori_shape[:2]
+        objects = objects_of(sample, self.coco, self.cat_ids)
+        levels_by = (
+            sample.gt_origins.levels_by if 'gt_origins' in sample else '')
+        layers, under, rows, shown = {}, {}, {}, {}
+        for name, decision in sample.decisions.items():
+            under[name] = objects.under(decision)
+            layers[name], rows[name] = observe(
+                decision, (under[name], found.under(decision)))
+            layers[name].update(
+                over=objects.over(decision),
+                features=rows_at(decision.features,
+                                 torch.from_numpy(under[name])).numpy())
+            if place in self.shown:
+                shown[name] = dict(
+                    maps=grids_of(decision),
+                    extent=np.array(decision.extent or (height, width)))
+        things = [
+            _things(boxes, right, place,
+                    {name: own[which] for name, own in rows.items()})
+            for which, (boxes, right) in enumerate((
+                (objects, np.ones(len(objects), bool)), (found, true)))
+        ]
+        return dict(
+            pictures=dict(
+                place=np.array([place]),
+                path=np.array([sample.img_path]),
+                height=np.array([height]),
+                width=np.array([width])),
+            levels_by=np.array([levels_by]),
+            undecided={
+                name: np.array([why])
+                for name, why in sample.undecided.items()
+            },
+            objects=things[0],
+            detections=things[1],
+            lines=np.array(self._lines(sample, objects, under), str),
+            layers=layers,
+            shown={str(place): shown} if shown else {},
+            ap={AS_IT_IS: ap})
 
-    def _write(self, sample, objects: Boxes,
-               under: Dict[str, np.ndarray]) -> None:
-        """A line for each object, so that all of them are in no one's way."""
+    def _lines(self, sample, objects: Boxes,
+               under: Dict[str, np.ndarray]) -> List[str]:
+        """JSON of each object."""
         weights = {
             name: rows_at(decision.weights, torch.from_numpy(under[name]))
             for name, decision in sample.decisions.items()
         }
+        lines = []
         for i in range(len(objects)):
             level, item = int(objects.levels[i]), int(objects.items[i])
-            row = dict(
+            lines.append(json.dumps(dict(
                 img_id=sample.img_id,
                 box=objects.boxes[i].tolist(),
                 label=self.classes[objects.labels[i]],
@@ -193,84 +201,145 @@ class Collector:
                 weights={
                     name: w[i].tolist()
                     for name, w in weights.items() if not w[i].isnan().any()
-                })
-            self.lines.write(json.dumps(row) + '\n')
+                })))
+        return lines
 
-    def records(self) -> Records:
-        """What was kept, joined.
+    def records(self, known: Nest) -> Records:
+        """What is known about the pictures, by which processes and in which
+        order it ever came.
+
+        Args:
+            known: What :meth:`process` gave, joined.
 
         Raises:
             ValueError: Nothing is known about any MoE layer.
+            DataError: Nothing is known about some pictures.
         """
-        layers = {
-            name: keeper.record()
-            for name, keeper in self.kept.items()
-            if name in self.over and name not in self.left_out
+        place = known.get('pictures', {}).get('place', np.empty(0, int))
+        if not np.array_equal(np.sort(place), np.arange(len(self.place))):
+            raise DataError(
+                f'of {len(self.place)} test pictures {len(set(place))} were '
+                'seen; test_dataloader must give each of them, once')
+        left_out = {
+            name: str(why[0])
+            for name, why in known.get('undecided', {}).items()
         }
-        if not layers:
+        names = [
+            name for name in self.layers
+            if name in known.get('layers', {}) and name not in left_out
+        ]
+        if not names:
             raise ConfigError(
                 'there is nothing to report about any MoE layer of the model; '
-                + '; '.join(f'{name}: {why}'
-                            for name, why in self.left_out.items()))
+                + '; '.join(f'{name}: {why}' for name, why in left_out.items()))
+        order = np.argsort(place)
+        things = [
+            _in_order(known[kind], place, {
+                name: known['layers'][name]['rows'] for name in names
+            }) for kind in ('objects', 'detections')
+        ]
+        by_picture = np.argsort(known['objects']['picture'], kind='stable')
+        shown = {int(i): own for i, own in known.get('shown', {}).items()}
+        img_ids = list(self.place)
         above = [
             self.coco.cats[c].get('supercategory') for c in self.cat_ids
         ]
+        ap = self._taken(known['ap'][AS_IT_IS])
         return Records(
-            pictures=self.pictures,
-            shown=[i for i in range(len(self.pictures)) if i in self.shown],
+            pictures=[
+                Picture(img_ids[i], str(path), int(height), int(width),
+                        self.coco.imgs[img_ids[i]].get('domain'))
+                for i, path, height, width in zip(
+                    *(known['pictures'][key][order]
+                      for key in ('place', 'path', 'height', 'width')))
+            ],
+            shown=sorted(shown),
             classes=self.classes,
             supercategories=above if all(above) else None,
             levels=self.levels,
-            layers=layers,
-            objects=Things.cat(self.objects, list(layers)),
-            over={name: np.concatenate(self.over[name]) for name in layers},
-            features={
-                name: np.concatenate(self.features[name]) for name in layers
+            layers={
+                name: layer_record(
+                    known['layers'][name], order,
+                    top_k=self.layers[name].top_k,
+                    chooses=self.layers[name].chooses,
+                    grids={
+                        i: [maps[m] for m in sorted(maps, key=int)]
+                        for i, own in shown.items()
+                        for maps in [own[name].get('maps', {})]
+                    },
+                    extents={
+                        i: tuple(own[name]['extent'])
+                        for i, own in shown.items()
+                    })
+                for name in names
             },
-            detections=Things.cat(self.detections, list(layers)),
-            ap=self.ap,
-            interventions=self._wanted(),
-            levels_by=self.levels_by,
-            left_out=self.left_out)
+            objects=things[0],
+            over={
+                name: known['layers'][name]['over'][by_picture]
+                for name in names
+            },
+            features={
+                name: known['layers'][name]['features'][by_picture]
+                for name in names
+            },
+            detections=things[1],
+            ap=ap,
+            interventions={
+                intervention: ap if self._changes_nothing(intervention) else
+                self._taken(known['ap'][str(n)])
+                for n, intervention in enumerate(self.interventions)
+                if intervention.layer in names
+            },
+            lines=known['lines'][by_picture].tolist(),
+            levels_by=next((str(by) for by in known['levels_by'] if by), None),
+            left_out=left_out)
+
+    def _taken(self, kept: Dict[str, np.ndarray]) -> AveragePrecision:
+        ap = self._average_precision()
+        ap.take(**kept)
+        return ap
 
 
-def collect(runner: Runner,
-            coco: COCO,
-            *,
-            interventions: Sequence[Intervention] = (),
-            lines: TextIO,
-            show: int = 0) -> Records:
-    """Run the model of a runner over its test pictures.
+def collect(runner: Runner, collector: Collector, parts: Parts) -> None:
+    """Run the model of a runner over its test pictures, those that this
+    process has and that are not known yet.
 
     Args:
         runner: With its checkpoint loaded.
-        coco: The annotations.
-        interventions: What to run besides the model as it is.
-        lines: Where a line of JSON is written for each object.
-        show: Of how many pictures to keep all that was decided.
+        collector: Of its model.
+        parts: Where what is known is kept.
 
     Raises:
-        ValueError: Nothing is known about any MoE layer.
         DataError: A gate gives NaN.
     """
-    loader = runner.test_dataloader
-    dataset = loader.dataset
-    runner.model.eval()
-    collector = Collector(
-        runner.model,
-        coco=coco,
-        classes=dataset.metainfo['classes'],
-        img_ids=[
-            dataset.get_data_info(i)['img_id'] for i in range(len(dataset))
-        ],
-        interventions=interventions,
-        lines=lines,
-        shown=evenly_spaced(len(dataset), show))
-    with tqdm(total=len(dataset), unit='picture') as bar:
-        for batch in loader:
-            collector.process(batch)
-            bar.update(len(batch['inputs']))
-    return collector.records()
+    collector.model.eval()
+    rank, processes = get_dist_info()
+    known = set(parts.column('pictures/place').astype(int).tolist())
+    mine = {
+        img_id for img_id, place in collector.place.items()
+        # A sampler gives some pictures twice, so that all have as many.
+        if place % processes == rank and place not in known
+    }
+    with tqdm(total=len(mine), unit='picture', disable=rank > 0) as bar:
+        for batch in runner.test_dataloader:
+            some = _only(batch, mine)
+            for part in [] if some is None else collector.process(some):
+                parts.add(part)
+                bar.update()
+    parts.write()
+
+
+def _only(batch: dict, img_ids: Container[int]) -> Optional[dict]:
+    """A batch of only some of its pictures; None if there is none of them."""
+    wanted = [
+        (picture, sample)
+        for picture, sample in zip(batch['inputs'], batch['data_samples'])
+        if sample.img_id in img_ids
+    ]
+    if not wanted:
+        return None
+    inputs, samples = zip(*wanted)
+    return dict(inputs=list(inputs), data_samples=list(samples))
 
 
 def evenly_spaced(total: int, number: int) -> List[int]:
@@ -280,20 +349,36 @@ def evenly_spaced(total: int, number: int) -> List[int]:
             int).tolist()
 
 
-def _changes_nothing(intervention: Intervention, layers) -> bool:
-    layer = layers[intervention.layer]
-    return (intervention.kind == 'top_k' and layer.forcing is None
-            and intervention.value == layer.top_k)
+def _things(boxes: Boxes, true: np.ndarray, place: int,
+            under: Dict[str, np.ndarray]) -> Nest:
+    """The columns of things of a picture, with the rows of its decisions that
+    they are under."""
+    return dict(
+        picture=np.full(len(boxes), place, np.int32),
+        box=boxes.boxes.astype(np.float32),
+        label=boxes.labels.astype(np.int32),
+        area=boxes.areas.astype(np.float32),
+        level=boxes.levels.astype(np.int8),
+        score=boxes.scores.astype(np.float32),
+        true=true,
+        under=under)
 
 
-def _under(sample, boxes: Boxes) -> Dict[str, np.ndarray]:
-    """By layer the decision about this picture that each box is under."""
-    return {
-        name: boxes.under(decision)
-        for name, decision in sample.decisions.items()
-    }
+def _in_order(columns: Nest, place: np.ndarray,
+              rows: Dict[str, np.ndarray]) -> Things:
+    """Things by picture, with the rows of the layers' records that they are
+    under.
 
-
-def _found(boxes: Boxes) -> dict:
-    """Detections as AveragePrecision takes them."""
-    return dict(bboxes=boxes.boxes, scores=boxes.scores, labels=boxes.labels)
+    Args:
+        columns: As they were appended.
+        place: (I,) which picture each of those was, in the same order.
+        rows: By layer (I,) how many rows of the record are of each.
+    """
+    nth = np.argsort(place)[columns['picture']]  # as they were appended
+    under = {}
+    for name, number in rows.items():
+        own = columns['under'][name]
+        before = np.cumsum(number) - number
+        under[name] = np.where(own >= 0, own + before[nth], -1)
+    things = Things(**{**columns, 'under': under})
+    return things[np.argsort(columns['picture'], kind='stable')]

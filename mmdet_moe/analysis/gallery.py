@@ -106,18 +106,13 @@ def gallery(records: Records, *, score_thr: float, room: int) -> List[Shown]:
             boxes += _boxes(kind, records, here, zoom)
         weights, maps = {}, {}
         for name, layer in records.layers.items():
-            decision = layer.decisions[i]
             if not layer.maps:  # regions and queries have no place on a map
                 continue
-            grids = [
-                decision.weights[decision.grid(m)].numpy()
-                for m in range(layer.maps)
-            ]
+            grids = layer.grids[i]
             if layer.patches == 1:
                 weights[name] = [_highest(g[0, 0]) for g in grids]
             else:
-                height, width = decision.extent or (picture.height,
-                                                    picture.width)
+                height, width = layer.extents[i]
                 maps[name] = [
                     _expert_map(g.argmax(axis=-1), zoom * width,
                                 zoom * height) for g in grids

@@ -1,6 +1,5 @@
 """Interventions: what becomes of the detections if experts are overruled."""
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import permutations
 from typing import (
     Callable,
@@ -15,7 +14,7 @@ from typing import (
 
 from torch import nn
 
-from mmdet_moe.layers import Forcing, MoELayer, forced
+from mmdet_moe.layers import MoELayer, forced
 
 #: Up to so many experts each takes the place of each other one: there are
 #: E (E - 1) such runs.
@@ -51,14 +50,18 @@ class Intervention:
     kind: str
     value: Union[int, Tuple[int, int]]
 
-    @cached_property
-    def forcing(self) -> Forcing:
-        """One for all batches, so that each of them is drawn for anew."""
-        return Forcing(**{self.kind: self.value})
+    def applied(self, model: nn.Module, batch: int = 0) -> ContextManager:
+        """The model is run in this way inside of the ``with`` block.
 
-    def applied(self, model: nn.Module) -> ContextManager:
-        """The model is run in this way inside of the ``with`` block."""
-        return forced(model, layers=self.layer, forcing=self.forcing)
+        Args:
+            model: With the layer.
+            batch: A number of the batch, so that each is drawn for anew, and
+                again in the same way.
+        """
+        value = self.value
+        if self.kind == 'random_routing':
+            value = value + DRAWS * batch
+        return forced(model, layers=self.layer, **{self.kind: value})
 
 
 def plan(layers: Dict[str, MoELayer],

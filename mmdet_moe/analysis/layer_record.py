@@ -5,7 +5,7 @@ COCO. So what all decisions add up to is kept, by picture, and of the rows
 themselves only those that an object or a detection is under.
 """
 from dataclasses import dataclass
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -28,8 +28,10 @@ class LayerRecord:
         together: (E, E) how many decisions selected both of two experts.
         weights: (N, E) expert weights of the N decisions that were kept.
         logits: (N, E) gate logits of the same.
-        decisions: By the index of a picture, of some of them, all that was
-            decided about it.
+        grids: By the index of a picture, of some of them, the expert weights
+            of each of its maps, (h, w, E).
+        extents: By the same, height and width of what these maps cover, in
+            pixels of the picture.
     """
     top_k: int
     chooses: bool
@@ -39,7 +41,8 @@ class LayerRecord:
     together: np.ndarray
     weights: np.ndarray
     logits: np.ndarray
-    decisions: Dict[int, Decision]
+    grids: Dict[int, List[np.ndarray]]
+    extents: Dict[int, Tuple[float, float]]
 
     @property
     def experts(self) -> int:
@@ -47,73 +50,79 @@ class LayerRecord:
         return self.weights.shape[1]
 
 
-class LayerKeeper:
-    """Makes a :class:`LayerRecord` picture by picture.
+def observe(decision: Decision, under: Sequence[np.ndarray]
+            ) -> Tuple[Dict[str, np.ndarray], List[np.ndarray]]:
+    """What is kept of a decision about one picture.
 
     Args:
-        top_k: K, as trained.
-        chooses: Whether a gate has learned the choice.
+        decision: About this picture alone.
+        under: The samples that objects and detections are under, (n,) each;
+            -1 for none.
+
+    Returns:
+        Arrays, which those of other pictures can be appended to; and the same
+        as ``under``, as rows of ``weights`` among them.
     """
+    places = decision.places()
+    number = 1 + int(places.max()) if len(places) else 1
+    selected = (decision.weights > 0).double()
+    kept = np.unique(np.concatenate(under))
+    kept = kept[kept >= 0]
+    rows = torch.from_numpy(kept)
+    maps = not decision.scope.rows and decision.about == 'pictures'
+    return dict(
+        sums=usage_sums(decision.weights, places, number).float().numpy(),
+        places=np.array([number]),
+        together=(selected.T @ selected).numpy()[None],
+        weights=decision.weights[rows].numpy().astype(float),
+        logits=decision.routing.logits[rows].numpy(),
+        rows=np.array([len(kept)]),
+        maps=np.array([len(decision.shapes) if maps else 0]),
+        patches=np.array(
+            [max(1, *decision.scope.sizes(decision.shapes)) if maps else 1])
+    ), [np.where(u >= 0, np.searchsorted(kept, u), -1) for u in under]
 
-    def __init__(self, top_k: int, chooses: bool = True) -> None:
-        self.top_k, self.chooses = top_k, chooses
-        self.maps, self.patches = 0, 1
-        self._sums: List[np.ndarray] = []
-        self._together = np.zeros(())
-        self._weights: List[np.ndarray] = []
-        self._logits: List[np.ndarray] = []
-        self._rows = 0
-        self._decisions: Dict[int, Decision] = {}
 
-    def add(self, decision: Decision, under: Sequence[np.ndarray], *,
-            whole: bool) -> List[np.ndarray]:
-        """Take what was decided about the next picture.
+def grids_of(decision: Decision) -> Dict[str, np.ndarray]:
+    """The expert weights of each map of a picture, (h, w, E), by its number;
+    none if the decision is about regions or queries."""
+    if decision.scope.rows or decision.about != 'pictures':
+        return {}
+    return {
+        str(m): decision.weights[decision.grid(m)].numpy()
+        for m in range(len(decision.shapes))
+    }
 
-        Args:
-            decision: About this picture alone.
-            under: The samples that objects and detections are under, (n,)
-                each; -1 for none.
-            whole: Whether to keep all of the decision.
 
-        Returns:
-            The same as rows of the record's ``weights``, (n,) each.
-        """
-        if whole:
-            self._decisions[len(self._sums)] = decision
-        if not decision.scope.rows and decision.about == 'pictures':
-            self.maps = len(decision.shapes)
-            self.patches = max(
-                self.patches, *decision.scope.sizes(decision.shapes))
-        places = decision.places()
-        number = 1 + int(places.max()) if len(places) else 1
-        self._sums.append(
-            usage_sums(decision.weights, places, number).float().numpy())
-        selected = (decision.weights > 0).double()
-        self._together = self._together + (selected.T @ selected).numpy()
-        kept = np.unique(np.concatenate(under))
-        kept = kept[kept >= 0]
-        rows = torch.from_numpy(kept)
-        self._weights.append(decision.weights[rows].numpy().astype(float))
-        self._logits.append(decision.routing.logits[rows].numpy())
-        found = [
-            np.where(u >= 0, self._rows + np.searchsorted(kept, u), -1)
-            for u in under
-        ]
-        self._rows += len(kept)
-        return found
+def layer_record(kept: Dict[str, np.ndarray],
+                 order: Optional[np.ndarray] = None,
+                 *,
+                 top_k: int,
+                 chooses: bool = True,
+                 grids: Optional[dict] = None,
+                 extents: Optional[dict] = None) -> LayerRecord:
+    """A record of what :func:`observe` gave for pictures, appended.
 
-    def record(self) -> LayerRecord:
-        """What was kept, joined."""
-        places = max(len(s) for s in self._sums)
-        return LayerRecord(
-            top_k=self.top_k,
-            chooses=self.chooses,
-            maps=self.maps,
-            patches=self.patches,
-            sums=np.stack([
-                np.pad(s, ((0, places - len(s)), (0, 0))) for s in self._sums
-            ]).astype(float),
-            together=self._together,
-            weights=np.concatenate(self._weights),
-            logits=np.concatenate(self._logits),
-            decisions=self._decisions)
+    Args:
+        kept: Those arrays.
+        order: (I,) at which place each picture of the record is among them;
+            as they come by default.
+        top_k, chooses, grids, extents: As of the record.
+    """
+    ends = np.cumsum(kept['places'])
+    most = int(kept['places'].max())
+    sums = np.stack([
+        np.pad(kept['sums'][end - n:end], ((0, most - n), (0, 0)))
+        for n, end in zip(kept['places'], ends)
+    ]).astype(float)
+    return LayerRecord(
+        top_k=top_k,
+        chooses=chooses,
+        maps=int(kept['maps'].max()),
+        patches=int(kept['patches'].max()),
+        sums=sums if order is None else sums[order],
+        together=kept['together'].sum(axis=0),
+        weights=kept['weights'],
+        logits=kept['logits'],
+        grids=grids or {},
+        extents=extents or {})

@@ -59,16 +59,6 @@ class Things:
         """(n,) index into COCO's small, medium, large."""
         return size_of(self.area)
 
-    @staticmethod
-    def cat(parts: List['Things'], layers: List[str]) -> 'Things':
-        """Join things, in order; of some of their layers."""
-        return Things(
-            *(np.concatenate([getattr(p, name) for p in parts])
-              for name in _COLUMNS), {
-                  name: np.concatenate([p.under[name] for p in parts])
-                  for name in layers
-              })
-
 
 _COLUMNS = ('picture', 'box', 'label', 'area', 'level', 'score', 'true')
 
@@ -93,6 +83,7 @@ class Records:
         features: By layer (objects, C) the mean features of the samples that
             the objects are under; NaN where there are none.
         shown: Pictures of which all that was decided is kept.
+        lines: JSON of each object, with its expert weights.
         over: By layer (objects, E) the expert weights of the objects, the mean
             over the box rather than at its centre; NaN where there are none.
     """
@@ -110,6 +101,7 @@ class Records:
     features: Dict[str, np.ndarray] = field(default_factory=dict)
     shown: List[int] = field(default_factory=list)
     over: Dict[str, np.ndarray] = field(default_factory=dict)
+    lines: List[str] = field(default_factory=list)
 
     def located(self, layer: str, things: Things) -> np.ndarray:
         """(n,) bool: which things a layer has made a decision about."""

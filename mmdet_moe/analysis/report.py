@@ -1,5 +1,6 @@
 """The report: from a config and a checkpoint to tables, figures and a page."""
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 from textwrap import fill
@@ -8,24 +9,27 @@ from typing import Collection, Dict, List, Optional, Sequence
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 from mmdet.datasets import CocoDataset
+from mmengine.dist import barrier, get_rank, is_main_process
 from mmengine.fileio import get_local_path
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 
-from mmdet_moe.files import replacing, write_text
+from mmdet_moe.files import write_text
+from mmdet_moe.hooks.wrappers import unwrapped
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
 from mmdet_moe.sizes import SIZES
 from mmdet_moe.version import __version__
 from mmdet_moe.visualization import EXPERT_COLOURS
 
-from .collect import collect
+from .collect import Collector, collect, evenly_spaced
 from .embedding import embed
 from .experts import check_experts
 from .figures import Illustration, illustrate
 from .gallery import extremes, gallery
 from .interventions import KINDS, plan
+from .parts import Parts
 from .records import Records
 from .tables import Options, make_tables
 from .training_log import find_logs, read_log
@@ -42,13 +46,18 @@ def write_report(runner: Runner,
                  interventions: Collection[str] = tuple(KINDS),
                  pictures: int = 40,
                  embedding: str = 'tsne',
-                 logs: Optional[Sequence[Path]] = None) -> Path:
+                 logs: Optional[Sequence[Path]] = None,
+                 resume: bool = False) -> Optional[Path]:
     """Run the test pictures and write what came out to the working folder.
 
     ``report.html`` is one self-contained page; ``report.json`` holds its
     numbers, ``report.txt`` the most important tables, ``figures/`` the
     figures as PNG and PDF, and ``objects.jsonl`` a line for each annotated
-    object with the weights of its experts.
+    object with the weights of its experts. Until they are there,
+    ``report_parts/`` holds what is known about the pictures.
+
+    In several processes each runs a part of the pictures, and the first one
+    writes the report; all must see the same working folder.
 
     Args:
         runner: With a checkpoint to load and a test set in COCO format.
@@ -59,18 +68,21 @@ def write_report(runner: Runner,
         embedding: ``'tsne'`` or ``'pca'``, of the gate logits.
         logs: ``scalars.json`` of the training; by default those of the runs
             that wrote into the checkpoint's folder.
+        resume: Go on with a report that was cut off.
 
     Returns:
-        The page.
+        The page; None in the other processes.
 
     Raises:
         ValueError: The model has no MoE layer, or none that decides about
             pictures; or the test set is no CocoDataset.
-        DataError: The checkpoint is not one of this model, or has NaNs.
+        DataError: The checkpoint is not one of this model, or has NaNs; what
+            is to be resumed is another report.
     """
     options = Options() if options is None else options
     check_int('pictures', pictures, 0)
-    layers = moe_layers(runner.model)
+    model = unwrapped(runner.model)
+    layers = moe_layers(model)
     if not layers:
         raise ConfigError(
             f'{runner.cfg.filename}: the model has no MoE layer, so there is '
@@ -84,13 +96,34 @@ def write_report(runner: Runner,
     runner.load_or_resume()
     runner.call_hook('before_test')
     runner.call_hook('before_test_epoch')
-    with replacing(folder / 'objects.jsonl') as lines:
-        records = collect(
-            runner,
-            coco,
-            interventions=plan(layers, interventions),
-            lines=lines,
-            show=pictures)
+    dataset = runner.test_dataloader.dataset
+    collector = Collector(
+        model,
+        coco=coco,
+        classes=dataset.metainfo['classes'],
+        img_ids=[
+            dataset.get_data_info(i)['img_id'] for i in range(len(dataset))
+        ],
+        interventions=plan(layers, interventions),
+        shown=evenly_spaced(len(dataset), pictures))
+    parts = Parts(
+        folder / 'report_parts',
+        dict(
+            model=str(runner.cfg.model),
+            test_dataloader=str(runner.cfg.test_dataloader),
+            checkpoint=_version(runner.cfg.load_from),
+            interventions=list(map(str, collector.interventions)),
+            shown=collector.shown),
+        rank=get_rank(),
+        resume=resume)
+    barrier()  # the folder is ready
+    collect(runner, collector, parts)
+    barrier()
+    if not is_main_process():
+        return None
+    records = collector.records(parts.read())
+    write_text(folder / 'objects.jsonl', ''.join(
+        f'{line}\n' for line in records.lines))
     tables = dict(
         format=FORMAT,
         version=__version__,
@@ -110,8 +143,11 @@ def write_report(runner: Runner,
         }, log)
     for illustration in sum(figures.values(), []):
         illustration.save(folder / 'figures')
-    page = _page(records, tables, figures, runner.cfg.pretty_text)
-    return write_text(folder / 'report.html', page)
+    page = write_text(
+        folder / 'report.html',
+        _page(records, tables, figures, runner.cfg.pretty_text))
+    parts.remove()
+    return page
 
 
 def _page(records: Records, tables: dict,
@@ -182,6 +218,12 @@ def _fingerprint(records: Records) -> str:
         [[p.img_id, Path(p.path).name] for p in records.pictures],
         records.classes, objects.label.tolist(), objects.box.tolist()
     ]).encode()).hexdigest()[:16]
+
+
+def _version(path: str) -> list:
+    """Another one for a file that was written since."""
+    status = os.stat(path)
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
 
 
 def _forced_notes(layers: Dict[str, MoELayer]) -> List[str]:

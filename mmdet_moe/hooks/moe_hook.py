@@ -77,7 +77,7 @@ class MoEHook(Hook):
 
     def __init__(self, forcing: Optional[dict] = None) -> None:
         self.forcing = None if forcing is None else check_keywords(
-            'MoEHook.forcing', forcing, force, reserved=('model', 'forcing'))
+            'MoEHook.forcing', forcing, force, reserved=('model', ))
         self._layers: Dict[str, MoELayer] = {}
         self._summaries: Dict[str, StepSummary] = {}
         self._statistics = SharedStatistics()

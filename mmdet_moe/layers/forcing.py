@@ -24,8 +24,7 @@ def force(model: nn.Module,
           expert: Optional[int] = None,
           drop: Union[int, Sequence[int]] = (),
           replace: Sequence[int] = (),
-          random_routing: Optional[int] = None,
-          forcing: Optional[Forcing] = None) -> None:
+          random_routing: Optional[int] = None) -> None:
     """Overrule the gates of MoE layers in evaluation, until told otherwise.
 
     ``force(model)`` gives the choice back to all gates.
@@ -41,14 +40,11 @@ def force(model: nn.Module,
             selected for.
         random_routing: Seed of the draws, if the experts of each sample are
             drawn at random.
-        forcing: All of these but ``layers``, made before: its draws go on
-            where they stopped.
 
     Raises:
         ValueError: A pattern matches no layer, or a layer has no such expert.
     """
-    if forcing is None:
-        forcing = Forcing(top_k, expert, drop, replace, random_routing)
+    forcing = Forcing(top_k, expert, drop, replace, random_routing)
     chosen = match_layers(model, layers)
     for name, layer in chosen.items():
         try:

@@ -3,7 +3,8 @@ import cv2
 import numpy as np
 import torch
 
-from mmdet_moe.analysis.layer_record import LayerKeeper
+from mmdet_moe.analysis.layer_record import grids_of, layer_record, observe
+from mmdet_moe.analysis.parts import join
 from mmdet_moe.analysis.records import Picture, Records, Things
 from mmdet_moe.layers import Decision, Routing
 from mmdet_moe.layers.scopes import LevelScope
@@ -34,9 +35,12 @@ def records(tmp_path, pictures=24, constant=False, make=None, shown=()):
     decisions = [(make or decision)(
         row, np.ones((2, 2)) if constant else 9 * np.array(row))
         for row in rows]
-    keeper = LayerKeeper(top_k=2)
-    for i, one in enumerate(decisions):  # all rows, in their order
-        keeper.add(one, [np.arange(len(one.weights))], whole=i in shown)
+    kept = join(observe(one, [np.arange(len(one.weights))])[0]
+                for one in decisions)  # all rows, in their order
+    layer = layer_record(
+        kept, top_k=2,
+        grids={i: [*grids_of(decisions[i]).values()] for i in shown},
+        extents={i: decisions[i].extent or (40, 60) for i in shown})
     n = 2 * pictures
     objects = Things(
         picture=np.repeat(np.arange(pictures), 2),
@@ -50,6 +54,6 @@ def records(tmp_path, pictures=24, constant=False, make=None, shown=()):
     return Records(
         pictures=[Picture(i, p, 40, 60) for i, p in enumerate(paths)],
         classes=['cell'], supercategories=None, levels=2,
-        layers=dict(moe=keeper.record()), shown=list(shown),
+        layers=dict(moe=layer), shown=list(shown),
         objects=objects, detections=objects[:0], ap=None, interventions={},
         over=dict(moe=np.concatenate([d.weights for d in decisions])))

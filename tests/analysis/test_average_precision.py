@@ -66,10 +66,10 @@ def reference(coco, img_ids, detections):
     return evaluation.stats[:6]
 
 
-def ap_of(coco, img_ids, detections, batch=5):
+def ap_of(coco, img_ids, detections):
     ap = AveragePrecision(coco, [1, 2, 3], img_ids)
-    for i in range(0, len(img_ids), batch):
-        ap.add(img_ids[i:i + batch], detections[i:i + batch])
+    for img_id, found in zip(img_ids, detections):
+        ap.take(**ap.match(img_id, found)[1])
     return ap
 
 
@@ -140,7 +140,9 @@ def test_true_positives(tmp_path):
         labels=np.array([0, 0, 0, 1]))
     ap = AveragePrecision(coco_of(content, tmp_path), [1, 2, 3], [1])
     # of two that match, the better score takes the object; class b has none
-    assert ap.add([1], [found])[0].tolist() == [False, True, False, False]
+    true, kept = ap.match(1, found)
+    assert true.tolist() == [False, True, False, False]
+    ap.take(**kept)
     metrics = ap()
     assert metrics['AP50'] == pytest.approx(0.5)  # second of the ranking
     assert np.isnan(metrics['AP_L'])

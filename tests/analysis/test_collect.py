@@ -1,7 +1,5 @@
 """The real detector: what is kept, and what interventions give."""
-import io
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from mmdet_moe.analysis.interventions import (
     Intervention,
     plan,
 )
+from mmdet_moe.analysis.parts import Parts, join
 from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import assignment_table
 from mmdet_moe.files import DataError
@@ -76,24 +75,16 @@ def annotations(data):
     return coco
 
 
-class Kept:
-    """In the place of an AveragePrecision: the detections themselves."""
-
-    def __init__(self):
-        self.found = None
-
-    def add(self, img_ids, detections):
-        self.found = detections
-        return [np.zeros(len(d['scores']), bool) for d in detections]
-
-
-def collector(detector, data, interventions=(), lines=None, shown=()):
+def collector(detector, data, interventions=(), shown=()):
     return Collector(
         detector, coco=annotations(data),
         classes=[f'class {c}' for c in range(5)],
         img_ids=[s.img_id for s in data['data_samples']],
-        interventions=interventions,
-        lines=io.StringIO() if lines is None else lines, shown=shown)
+        interventions=interventions, shown=shown)
+
+
+def records_of(run, data):
+    return run.records(join(run.process(data)))
 
 
 def same(a, b):
@@ -124,31 +115,35 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
     chosen = [i for i in plan(layers) if i.value in (0, 1, (0, 1), (2, 0))
               or i.kind == 'top_k']
     run = collector(detector, batch(), chosen)
-    as_it_is_ap, run.ap = run.ap, Kept()
-    as_it_is = run.ap
-    for i in run.interventions:
-        # K' = K changes nothing, so it is not run
-        assert (run.interventions[i] is as_it_is_ap) == (
-            i.kind == 'top_k' and i.value == MOE['top_k'])
-        run.interventions[i] = Kept()
-    features = []
+    found, features = [], []
+
+    def matched(sample):
+        found.append({key: sample.pred_instances[key].numpy()
+                      for key in ('scores', 'bboxes')})
+        return Collector.matched(run, sample)
+
+    run.matched = matched
     detector.backbone.conv1.register_forward_hook(
         lambda *_: features.append(1))
-    run.process(batch())
+    parts = run.process(batch())
     assert len(features) == 1
+    # K' = K changes nothing, so it is not run
+    run_anew = [i for i in chosen if (i.kind, i.value) != ('top_k', 2)]
+    assert len(found) == 2 * (1 + len(run_anew))
+    as_it_is = found[:2]
     changed = dict.fromkeys(chosen, False)
-    for i, kept in run.interventions.items():
-        with replace(i).applied(detector):  # draws from the start
+    for n, i in enumerate(run_anew, 1):
+        with i.applied(detector):
             separate = detector.test_step(batch())
-        for ours, sample, usual in zip(kept.found, separate, as_it_is.found):
-            found = {key: sample.pred_instances[key].numpy()
+        for ours, sample, usual in zip(found[2 * n:], separate, as_it_is):
+            other = {key: sample.pred_instances[key].numpy()
                      for key in ('scores', 'bboxes')}
-            assert same(ours, found)
+            assert same(ours, other)
             changed[i] |= not same(ours, usual)
     # Nothing changes without an expert that is not used, or with another one
     # in its place, nor with K' = K.
     used = {name: split_usage(layer.sums.sum(axis=(0, 1)))[3] > 0
-            for name, layer in run.records().layers.items()}
+            for name, layer in run.records(join(parts)).layers.items()}
     assert changed == {
         i: i.value != MOE['top_k'] if i.kind == 'top_k' else
         i.kind in ('expert', 'random_routing') or
@@ -162,11 +157,9 @@ def test_what_is_kept_of_the_pictures(load_config):
     detector = build(
         load_config, bbox_head=dict(moe=MOE, moe_in='reg'),
         neck=dict(type='MoEFPN', moe=MOE, moe_in='output'))
-    data, lines = batch(), io.StringIO()
+    data = batch()
     reference = detector.test_step(batch())
-    run = collector(detector, data, lines=lines, shown=[0])
-    run.process(data)
-    records = run.records()
+    records = records_of(collector(detector, data, shown=[0]), batch())
     head = records.layers['bbox_head.reg_subnet']
     assert head.sums.shape == (2, 5, 2 + 2 * 3)  # two pictures, five levels
     assert records.shown == [0]
@@ -178,10 +171,11 @@ def test_what_is_kept_of_the_pictures(load_config):
             layer, decision = records.layers[name], sample.decisions[name]
             assert layer.sums[b].sum(axis=0) == pytest.approx(
                 usage_sums(decision.weights)[0].numpy())
-            assert (b in layer.decisions) == (b == 0)
+            assert (b in layer.grids) == (b == 0)
             if b == 0:
-                assert torch.equal(layer.decisions[0].weights,
-                                   decision.weights)
+                assert [grid.tolist() for grid in layer.grids[0]] == [
+                    decision.weights[decision.grid(m)].tolist()
+                    for m in range(len(decision.shapes))]
             assert records.weights(name, found) == pytest.approx(
                 sample.pred_instances[weights_field(name)].numpy())
             assert layer.logits.shape == layer.weights.shape
@@ -198,7 +192,7 @@ def test_what_is_kept_of_the_pictures(load_config):
     assert neck.weights.shape == (2, 3)
     weights = records.weights('neck.fpn_convs.0.conv', records.objects)
     assert (weights == neck.weights[records.objects.picture]).all()
-    rows = [json.loads(line) for line in lines.getvalue().splitlines()]
+    rows = [json.loads(line) for line in records.lines]
     assert len(rows) == len(records.objects) == 8
     assert rows[0]['weights']['neck.fpn_convs.0.conv'] == pytest.approx(
         weights[0].tolist())
@@ -216,9 +210,8 @@ def test_layers_that_do_not_decide_about_pictures_are_left_out(load_config):
 
     detector.bbox_head.register_forward_hook(use)
     data = batch()
-    run = collector(detector, data, plan(moe_layers(detector)))
-    run.process(data)
-    records = run.records()
+    records = records_of(
+        collector(detector, data, plan(moe_layers(detector))), data)
     assert list(records.layers) == ['bbox_head.cls_subnet']
     assert {i.layer for i in records.interventions} == set(records.layers)
     assert 'about 7 things where there are 2' in records.left_out['regions']
@@ -233,10 +226,8 @@ def test_no_layer_decides_about_pictures(load_config):
     detector.idle = build(
         load_config, bbox_head=dict(moe=MOE, moe_in='cls')).bbox_head
     data = batch()
-    run = collector(detector, data)
-    run.process(data)
     with pytest.raises(ValueError, match='idle.cls_subnet: it is not used'):
-        run.records()
+        records_of(collector(detector, data), data)
 
 
 def test_a_gate_that_gives_nan_is_told(load_config):
@@ -252,8 +243,7 @@ def test_ignored_objects_are_no_objects(load_config):
     detector, data = build(load_config, bbox_head=dict(moe=MOE)), batch()
     run = collector(detector, data, plan(moe_layers(detector))[:1])
     run.coco.anns[100]['ignore'] = 1
-    run.process(data)
-    assert len(run.records().objects) == 7
+    assert len(records_of(run, data).objects) == 7
     assert run.coco.anns[100]['ignore'] == 1
 
 
@@ -264,13 +254,12 @@ def test_metric_and_report_say_the_same(load_config, tmp_path):
             moe=dict(MOE, scope=dict(type='PatchScope')), norm_cfg=None))
     data = batch()
     run = collector(detector, data)
-    run.process(batch())
+    records = records_of(run, batch())
     path = tmp_path / 'ann.json'
     path.write_text(json.dumps(run.coco.dataset))
     metric = ExpertAssignmentMetric(str(path), score_thr=0.0)
     metric.dataset_meta = dict(classes=run.classes)
     metric.process({}, [s.to_dict() for s in detector.test_step(batch())])
-    records = run.records()
     for name, table in metric.tables(metric.results)['layers'].items():
         layer = records.layers[name]
         number, _, weights, _ = split_usage(layer.sums.sum(axis=(0, 1)))
@@ -303,9 +292,7 @@ def test_regions_and_queries_are_decisions(name, at, number, levels):
         sample.gt_instances = InstanceData(
             bboxes=best.bboxes.clone(), labels=best.labels.clone())
         sample.gt_instances.bboxes[3] = torch.tensor([0., 0, 2, 2])
-    run = collector(detector, data)
-    run.process(data)
-    records = run.records()
+    records = records_of(collector(detector, data), data)
     layer = records.layers[at]
     # regions have no order, and queries have
     assert layer.sums.shape[:2] == (2, 1 if levels else number)
@@ -345,22 +332,61 @@ def test_weights_over_boxes_are_those_of_the_same_objects(load_config):
     detector = build(load_config, bbox_head=dict(
         moe=dict(MOE, scope=dict(type='PositionScope')), moe_at='block',
         moe_in='cls'))
-    run = collector(detector, batch(), shown=[0, 1])
-    run.process(batch())
-    records = run.records()
+    records = records_of(collector(detector, batch(), shown=[0, 1]), batch())
     name, = records.layers
     objects, over = records.objects, records.over[name]
     assert over.shape == (len(objects), 3) and len(objects) > 2
     for row in range(len(objects)):
-        decision = records.layers[name].decisions[objects.picture[row]]
-        grid = decision.grid(int(objects.level[row]))
-        height, width = decision.extent
+        layer, picture = records.layers[name], objects.picture[row]
+        grid = layer.grids[picture][objects.level[row]]
+        height, width = layer.extents[picture]
         x1, y1, x2, y2 = objects.box[row]
         inside = [
-            decision.weights[grid[i, j]]
+            grid[i, j]
             for i in range(grid.shape[0]) for j in range(grid.shape[1])
             if x1 <= (j + 0.5) / grid.shape[1] * width <= x2
             and y1 <= (i + 0.5) / grid.shape[0] * height <= y2
-        ] or [torch.from_numpy(records.weights(name, objects[[row]])[0])]
-        assert over[row] == pytest.approx(
-            torch.stack(inside).mean(dim=0).numpy(), abs=1e-5)
+        ] or [records.weights(name, objects[[row]])[0]]
+        assert over[row] == pytest.approx(np.mean(inside, axis=0), abs=1e-5)
+
+
+def test_the_order_of_the_pictures_does_not_matter(load_config, tmp_path):
+    """Nor how many processes saw them, nor that one was cut off."""
+    detector = build(load_config, bbox_head=dict(
+        moe=dict(MOE, scope=dict(type='PositionScope')), moe_at='block'))
+    data = batch(3)
+    run = collector(detector, data, plan(moe_layers(detector), ['drop']),
+                    shown=[1])
+    seen = run.process(data)
+    about = dict(checkpoint='epoch_1.pth')
+    for rank, pictures in enumerate(([2, 0], [1])):
+        parts = Parts(tmp_path / 'parts', about, rank=rank)
+        for i in pictures:
+            parts.add(seen[i])
+        parts.write()
+    with pytest.raises(DataError, match='another config or checkpoint'):
+        Parts(tmp_path / 'parts', dict(checkpoint='epoch_2.pth'), resume=True)
+    parts = Parts(tmp_path / 'parts', about, resume=True)
+    assert parts.column('pictures/place').tolist() == [2, 0, 1]
+    one, other = run.records(join(seen)), run.records(parts.read())
+    assert one.pictures == other.pictures and one.lines == other.lines
+    assert one.ap() == pytest.approx(other.ap(), nan_ok=True)
+    for i, ap in one.interventions.items():
+        assert ap() == pytest.approx(other.interventions[i](), nan_ok=True)
+    for name in one.layers:
+        a, b = one.layers[name], other.layers[name]
+        assert np.array_equal(a.sums, b.sums)
+        assert np.array_equal(a.together, b.together)
+        for x, y in zip(a.grids[1], b.grids[1]):
+            assert np.array_equal(x, y)
+        for things in ('objects', 'detections'):
+            x, y = getattr(one, things), getattr(other, things)
+            assert np.array_equal(x.box, y.box)
+            located = one.located(name, x)
+            assert np.array_equal(located, other.located(name, y))
+            assert np.array_equal(one.weights(name, x[located]),
+                                  other.weights(name, y[located]))
+        assert np.array_equal(one.over[name], other.over[name])
+    with pytest.raises(DataError, match='of 3 test pictures 2 were seen'):
+        run.records(join(seen[:2]))
+    assert len(list(Parts(tmp_path / 'parts', about).folder.iterdir())) == 1

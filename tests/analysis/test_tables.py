@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from planted import decision, records
 
-from mmdet_moe.analysis.layer_record import LayerKeeper
+from mmdet_moe.analysis.layer_record import layer_record, observe
 from mmdet_moe.analysis.resampling import bootstrap_counts
 from mmdet_moe.analysis.tables import (
     Options,
@@ -140,9 +140,8 @@ def test_coactivation_by_hand():
     """Of four decisions two are for 0 and 1, and two for 0 and 2."""
     weights = np.array([[.5, .5, 0, 0], [.5, .5, 0, 0], [.9, 0, .1, 0],
                         [.9, 0, .1, 0]])
-    keeper = LayerKeeper(top_k=2)
-    keeper.add(decision(weights), [np.arange(4)], whole=False)
-    found = _coactivation(keeper.record())
+    kept, _ = observe(decision(weights), [np.arange(4)])
+    found = _coactivation(layer_record(kept, top_k=2))
     # 0 is always there: 1/2 over 1 x 1/2; 1 and 2 never meet
     assert found[0] == [None, 1, 1, None]
     assert found[1] == [1, None, 0, None]

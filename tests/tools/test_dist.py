@@ -13,20 +13,28 @@ SMALL = ('model.backbone.base_channels=8', 'model.backbone.stem_channels=8',
          'visualizer.vis_backends=[]', 'model.test_cfg.score_thr=0.0')
 
 
+def call(*args, ok=True, **environment):
+    run = subprocess.run(
+        list(map(str, args)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env=dict(
+            os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT),
+            **environment))
+    assert (run.returncode == 0) == ok, run.stdout[-4000:]
+    return run.stdout
+
+
 def script(name, *args):
     with socket.socket() as free:
         free.bind(('', 0))
         port = free.getsockname()[1]
-    run = subprocess.run(
-        ['bash', f'tools/{name}', *map(str, args)], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(
-            os.environ, PYTHON=sys.executable, PORT=str(port),
-            OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)))
-    assert run.returncode == 0, run.stdout[-4000:]
-    return run.stdout
+    return call('bash', f'tools/{name}', *args, PYTHON=sys.executable,
+                PORT=str(port))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason='there is a GPU')
+
+
 def test_two_processes_train_and_test(shapes, tmp_path):
     options = on(shapes, *SMALL)
     # three batches of 3, 3 and 2 pictures: one rank has more than the other
@@ -43,3 +51,28 @@ def test_two_processes_train_and_test(shapes, tmp_path):
         (tmp_path / name / 'expert_assignment.json').read_text()
         for name in 'ab')
     assert two == one
+
+
+def test_a_report_of_two_processes_that_was_cut_off_goes_on(
+        trained, shapes, tmp_path):
+    report = 'tools/analysis_tools/expert_report.py'
+    options = [
+        MOE, (trained[0] / 'last_checkpoint').read_text(), '--pictures', 3,
+        '--resamples', 20, '--permutations', 19, '--interventions', 'drop',
+        *on(shapes, 'model.test_cfg.score_thr=0.0')]
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    tool(report, *options[:2], '--work-dir', one, *options[2:])
+    options[2:2] = ['--work-dir', two]
+    # The first process fails when all pictures were seen.
+    (two / 'objects.jsonl').mkdir(parents=True)
+    call(sys.executable, '-m', 'torch.distributed.run', '--standalone',
+         '--nproc_per_node=2', report, *options[:4], '--launcher', 'pytorch',
+         *options[4:], ok=False)
+    assert {path.name[:2] for path in (two / 'report_parts').glob('*.npz')
+            } == {'0_', '1_'}
+    (two / 'objects.jsonl').rmdir()
+    output = tool(report, *options[:4], '--resume', *options[4:])
+    assert '0picture' in output  # there was nothing left to see
+    assert not (two / 'report_parts').exists()
+    for name in ('report.json', 'objects.jsonl'):
+        assert (one / name).read_bytes() == (two / name).read_bytes()

@@ -18,7 +18,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    add_arguments(parser, launcher=False)
+    add_arguments(parser)
     parser.add_argument(
         '--pictures', type=int, default=40, help='how many pictures to show')
     parser.add_argument(
@@ -66,6 +66,10 @@ def parse_args():
         nargs='*',
         help="scalars.json of the training; by default those in the "
         "checkpoint's folder")
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on with a report that was cut off in the same folder')
     return parser.parse_args()
 
 
@@ -76,6 +80,8 @@ def main():
             args.config,
             work_dir=args.work_dir,
             cfg_options=args.cfg_options,
+            launcher=args.launcher,
+            local_rank=args.local_rank,
             checkpoint=args.checkpoint)
         options = Options(args.score_thr, args.resamples, args.permutations,
                           args.seed)
@@ -85,7 +91,10 @@ def main():
             interventions=args.interventions,
             pictures=args.pictures,
             embedding=args.embedding,
-            logs=args.log)
+            logs=args.log,
+            resume=args.resume)
+    if page is None:  # another process writes it
+        return
     print((page.parent / 'report.txt').read_text(encoding='utf-8'), end='')
     print(f'{page} written')
 
