@@ -20,16 +20,14 @@ from mmdet_moe.evaluation.objects import (
 )
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import MoELayer, moe_layers, rows_at
-from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.models.reporting import report_decisions
 from mmdet_moe.sizes import SIZES, size_of
 
 from .average_precision import AveragePrecision
 from .interventions import Intervention
 from .kept import outputs_kept
-from .layer_record import grids_of, layer_record, observe
+from .layer_record import grids_of, observe
 from .parts import Nest, Parts
-from .records import Picture, Records, Things
 
 #: In the place of the number of an intervention.
 AS_IT_IS = 'none'
@@ -65,9 +63,9 @@ class Collector:
         model.decision_reporter.features = True
         self.levels = model.decision_reporter.provenance.num_levels
         self.interventions, self.shown = list(interventions), shown
-        self._average_precision = partial(AveragePrecision, coco, self.cat_ids,
+        self.average_precision = partial(AveragePrecision, coco, self.cat_ids,
                                           img_ids)
-        self._ap = self._average_precision()
+        self._ap = self.average_precision()
 
     @torch.no_grad()
     def process(self, batch: dict) -> List[Nest]:
@@ -93,7 +91,7 @@ class Collector:
             for sample in data['data_samples']:
                 del sample.gt_instances  # need no levels once more
             for n, intervention in enumerate(self.interventions):
-                if self._changes_nothing(intervention) or (
+                if self.changes_nothing(intervention) or (
                         intervention.layer in undecided):
                     continue
                 with self.model.decision_reporter.paused(), \
@@ -129,7 +127,8 @@ class Collector:
     def _overruled(self) -> Dict[str, MoELayer]:
         return {i.layer: self.layers[i.layer] for i in self.interventions}
 
-    def _changes_nothing(self, intervention: Intervention) -> bool:
+    def changes_nothing(self, intervention: Intervention) -> bool:
+        """Whether the model is run in this way anyhow."""
         layer = self.layers[intervention.layer]
         return (intervention.kind == 'top_k' and layer.forcing is None
                 and intervention.value == layer.top_k)
@@ -204,101 +203,6 @@ class Collector:
                 })))
         return lines
 
-    def records(self, known: Nest) -> Records:
-        """What is known about the pictures, by which processes and in which
-        order it ever came.
-
-        Args:
-            known: What :meth:`process` gave, joined.
-
-        Raises:
-            ValueError: Nothing is known about any MoE layer.
-            DataError: Nothing is known about some pictures.
-        """
-        place = known.get('pictures', {}).get('place', np.empty(0, int))
-        if not np.array_equal(np.sort(place), np.arange(len(self.place))):
-            raise DataError(
-                f'of {len(self.place)} test pictures {len(set(place))} were '
-                'seen; test_dataloader must give each of them, once')
-        left_out = {
-            name: str(why[0])
-            for name, why in known.get('undecided', {}).items()
-        }
-        names = [
-            name for name in self.layers
-            if name in known.get('layers', {}) and name not in left_out
-        ]
-        if not names:
-            raise ConfigError(
-                'there is nothing to report about any MoE layer of the model; '
-                + '; '.join(f'{name}: {why}' for name, why in left_out.items()))
-        order = np.argsort(place)
-        things = [
-            _in_order(known[kind], place, {
-                name: known['layers'][name]['rows'] for name in names
-            }) for kind in ('objects', 'detections')
-        ]
-        by_picture = np.argsort(known['objects']['picture'], kind='stable')
-        shown = {int(i): own for i, own in known.get('shown', {}).items()}
-        img_ids = list(self.place)
-        above = [
-            self.coco.cats[c].get('supercategory') for c in self.cat_ids
-        ]
-        ap = self._taken(known['ap'][AS_IT_IS])
-        return Records(
-            pictures=[
-                Picture(img_ids[i], str(path), int(height), int(width),
-                        self.coco.imgs[img_ids[i]].get('domain'))
-                for i, path, height, width in zip(
-                    *(known['pictures'][key][order]
-                      for key in ('place', 'path', 'height', 'width')))
-            ],
-            shown=sorted(shown),
-            classes=self.classes,
-            supercategories=above if all(above) else None,
-            levels=self.levels,
-            layers={
-                name: layer_record(
-                    known['layers'][name], order,
-                    top_k=self.layers[name].top_k,
-                    chooses=self.layers[name].chooses,
-                    grids={
-                        i: [maps[m] for m in sorted(maps, key=int)]
-                        for i, own in shown.items()
-                        for maps in [own[name].get('maps', {})]
-                    },
-                    extents={
-                        i: tuple(own[name]['extent'])
-                        for i, own in shown.items()
-                    })
-                for name in names
-            },
-            objects=things[0],
-            over={
-                name: known['layers'][name]['over'][by_picture]
-                for name in names
-            },
-            features={
-                name: known['layers'][name]['features'][by_picture]
-                for name in names
-            },
-            detections=things[1],
-            ap=ap,
-            interventions={
-                intervention: ap if self._changes_nothing(intervention) else
-                self._taken(known['ap'][str(n)])
-                for n, intervention in enumerate(self.interventions)
-                if intervention.layer in names
-            },
-            lines=known['lines'][by_picture].tolist(),
-            levels_by=next((str(by) for by in known['levels_by'] if by), None),
-            left_out=left_out)
-
-    def _taken(self, kept: Dict[str, np.ndarray]) -> AveragePrecision:
-        ap = self._average_precision()
-        ap.take(**kept)
-        return ap
-
 
 def collect(runner: Runner, collector: Collector, parts: Parts) -> None:
     """Run the model of a runner over its test pictures, those that this
@@ -362,23 +266,3 @@ def _things(boxes: Boxes, true: np.ndarray, place: int,
         score=boxes.scores.astype(np.float32),
         true=true,
         under=under)
-
-
-def _in_order(columns: Nest, place: np.ndarray,
-              rows: Dict[str, np.ndarray]) -> Things:
-    """Things by picture, with the rows of the layers' records that they are
-    under.
-
-    Args:
-        columns: As they were appended.
-        place: (I,) which picture each of those was, in the same order.
-        rows: By layer (I,) how many rows of the record are of each.
-    """
-    nth = np.argsort(place)[columns['picture']]  # as they were appended
-    under = {}
-    for name, number in rows.items():
-        own = columns['under'][name]
-        before = np.cumsum(number) - number
-        under[name] = np.where(own >= 0, own + before[nth], -1)
-    things = Things(**{**columns, 'under': under})
-    return things[np.argsort(columns['picture'], kind='stable')]

@@ -29,6 +29,7 @@ from .experts import check_experts
 from .figures import Illustration, illustrate
 from .gallery import extremes, gallery
 from .interventions import KINDS, plan
+from .joining import make_records
 from .parts import Parts
 from .records import Records
 from .tables import Options, make_tables
@@ -121,7 +122,7 @@ def write_report(runner: Runner,
     barrier()
     if not is_main_process():
         return None
-    records = collector.records(parts.read())
+    records = make_records(collector, parts.read())
     write_text(folder / 'objects.jsonl', ''.join(
         f'{line}\n' for line in records.lines))
     tables = dict(

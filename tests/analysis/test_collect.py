@@ -18,6 +18,7 @@ from mmdet_moe.analysis.interventions import (
     Intervention,
     plan,
 )
+from mmdet_moe.analysis.joining import make_records
 from mmdet_moe.analysis.parts import Parts, join
 from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import assignment_table
@@ -84,7 +85,7 @@ def collector(detector, data, interventions=(), shown=()):
 
 
 def records_of(run, data):
-    return run.records(join(run.process(data)))
+    return make_records(run, join(run.process(data)))
 
 
 def same(a, b):
@@ -143,7 +144,7 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
     # Nothing changes without an expert that is not used, or with another one
     # in its place, nor with K' = K.
     used = {name: split_usage(layer.sums.sum(axis=(0, 1)))[3] > 0
-            for name, layer in run.records(join(parts)).layers.items()}
+            for name, layer in make_records(run, join(parts)).layers.items()}
     assert changed == {
         i: i.value != MOE['top_k'] if i.kind == 'top_k' else
         i.kind in ('expert', 'random_routing') or
@@ -368,7 +369,7 @@ def test_the_order_of_the_pictures_does_not_matter(load_config, tmp_path):
         Parts(tmp_path / 'parts', dict(checkpoint='epoch_2.pth'), resume=True)
     parts = Parts(tmp_path / 'parts', about, resume=True)
     assert parts.column('pictures/place').tolist() == [2, 0, 1]
-    one, other = run.records(join(seen)), run.records(parts.read())
+    one, other = make_records(run, join(seen)), make_records(run, parts.read())
     assert one.pictures == other.pictures and one.lines == other.lines
     assert one.ap() == pytest.approx(other.ap(), nan_ok=True)
     for i, ap in one.interventions.items():
@@ -388,5 +389,5 @@ def test_the_order_of_the_pictures_does_not_matter(load_config, tmp_path):
                                   other.weights(name, y[located]))
         assert np.array_equal(one.over[name], other.over[name])
     with pytest.raises(DataError, match='of 3 test pictures 2 were seen'):
-        run.records(join(seen[:2]))
+        make_records(run, join(seen[:2]))
     assert len(list(Parts(tmp_path / 'parts', about).folder.iterdir())) == 1

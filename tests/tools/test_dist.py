@@ -1,5 +1,6 @@
 """Two processes on a machine without a GPU, by the scripts."""
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -29,6 +30,12 @@ def script(name, *args):
         port = free.getsockname()[1]
     return call('bash', f'tools/{name}', *args, PYTHON=sys.executable,
                 PORT=str(port))
+
+
+def taken_apart(text):
+    """What is between the numbers of a text, and the numbers."""
+    number = r'-?[0-9]+\.[0-9]+(?:e-?[0-9]+)?'
+    return re.split(number, text), list(map(float, re.findall(number, text)))
 
 
 pytestmark = pytest.mark.skipif(
@@ -74,5 +81,9 @@ def test_a_report_of_two_processes_that_was_cut_off_goes_on(
     output = tool(report, *options[:4], '--resume', *options[4:])
     assert '0picture' in output  # there was nothing left to see
     assert not (two / 'report_parts').exists()
-    for name in ('report.json', 'objects.jsonl'):
-        assert (one / name).read_bytes() == (two / name).read_bytes()
+    # A convolution may round in another way with other pictures in the batch.
+    words, numbers = zip(*(taken_apart(
+        (folder / 'report.json').read_text() +
+        (folder / 'objects.jsonl').read_text()) for folder in (one, two)))
+    assert words[0] == words[1]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-4)

@@ -1,0 +1,140 @@
+"""Records, made of what is known about the pictures."""
+from typing import Dict, List
+
+import numpy as np
+
+from mmdet_moe.files import DataError
+from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers.checks import ConfigError
+
+from .average_precision import AveragePrecision
+from .collect import AS_IT_IS, Collector
+from .layer_record import LayerRecord, layer_record
+from .parts import Nest
+from .records import Picture, Records, Things
+
+
+def make_records(collector: Collector, known: Nest) -> Records:
+    """What is known about the pictures, by which processes and in which order
+    it ever came.
+
+    Args:
+        collector: What they were seen by, or one like it.
+        known: What :meth:`.Collector.process` gave, joined.
+
+    Raises:
+        ValueError: Nothing is known about any MoE layer.
+        DataError: Nothing is known about some pictures.
+    """
+    place = known.get('pictures', {}).get('place', np.empty(0, int))
+    if not np.array_equal(np.sort(place), np.arange(len(collector.place))):
+        raise DataError(
+            f'of {len(collector.place)} test pictures {len(set(place))} were '
+            'seen; test_dataloader must give each of them, once')
+    left_out = {
+        name: str(why[0])
+        for name, why in known.get('undecided', {}).items()
+    }
+    names = [
+        name for name in collector.layers
+        if name in known.get('layers', {}) and name not in left_out
+    ]
+    if not names:
+        raise ConfigError(
+            'there is nothing to report about any MoE layer of the model; '
+            + '; '.join(f'{name}: {why}' for name, why in left_out.items()))
+    objects, detections = (
+        _in_order(known[kind], place, {
+            name: known['layers'][name]['rows'] for name in names
+        }) for kind in ('objects', 'detections'))
+    by_picture = np.argsort(known['objects']['picture'], kind='stable')
+    over, features = ({
+        name: known['layers'][name][key][by_picture] for name in names
+    } for key in ('over', 'features'))
+    above = [
+        collector.coco.cats[c].get('supercategory') for c in collector.cat_ids
+    ]
+    ap = _taken(collector, known['ap'][AS_IT_IS])
+    return Records(
+        pictures=_pictures(collector, **known['pictures']),
+        shown=sorted(map(int, known.get('shown', {}))),
+        classes=collector.classes,
+        supercategories=above if all(above) else None,
+        levels=collector.levels,
+        layers={
+            name: _layer(collector.layers[name], known['layers'][name],
+                         np.argsort(place), {
+                             int(picture): layers[name] for picture, layers in
+                             known.get('shown', {}).items()
+                         })
+            for name in names
+        },
+        objects=objects,
+        over=over,
+        features=features,
+        detections=detections,
+        ap=ap,
+        interventions={
+            intervention: ap if collector.changes_nothing(intervention) else
+            _taken(collector, known['ap'][str(n)])
+            for n, intervention in enumerate(collector.interventions)
+            if intervention.layer in names
+        },
+        lines=known['lines'][by_picture].tolist(),
+        levels_by=next((str(by) for by in known['levels_by'] if by), None),
+        left_out=left_out)
+
+
+def _pictures(collector: Collector, place: np.ndarray, path: np.ndarray,
+              height: np.ndarray, width: np.ndarray) -> List[Picture]:
+    """The test pictures in their order."""
+    img_ids = list(collector.place)
+    return [
+        Picture(img_ids[place[n]], str(path[n]), int(height[n]), int(width[n]),
+                collector.coco.imgs[img_ids[place[n]]].get('domain'))
+        for n in np.argsort(place)
+    ]
+
+
+def _layer(layer: MoELayer, kept: Nest, order: np.ndarray,
+           shown: Dict[int, Nest]) -> LayerRecord:
+    """What a layer decided, with all that it decided about some pictures."""
+    return layer_record(
+        kept,
+        order,
+        top_k=layer.top_k,
+        chooses=layer.chooses,
+        grids={
+            picture: [own['maps'][str(m)] for m in range(len(own['maps']))]
+            for picture, own in shown.items() if 'maps' in own
+        },
+        extents={
+            picture: tuple(own['extent']) for picture, own in shown.items()
+        })
+
+
+def _taken(collector: Collector,
+           kept: Dict[str, np.ndarray]) -> AveragePrecision:
+    ap = collector.average_precision()
+    ap.take(**kept)
+    return ap
+
+
+def _in_order(columns: Nest, place: np.ndarray,
+              rows: Dict[str, np.ndarray]) -> Things:
+    """Things by picture, with the rows of the layers' records that they are
+    under.
+
+    Args:
+        columns: As they were appended.
+        place: (I,) which picture each of those was, in the same order.
+        rows: By layer (I,) how many rows of the record are of each.
+    """
+    nth = np.argsort(place)[columns['picture']]  # as they were appended
+    under = {}
+    for name, number in rows.items():
+        own = columns['under'][name]
+        before = np.cumsum(number) - number
+        under[name] = np.where(own >= 0, own + before[nth], -1)
+    things = Things(**{**columns, 'under': under})
+    return things[np.argsort(columns['picture'], kind='stable')]
