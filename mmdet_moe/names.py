@@ -20,16 +20,22 @@ def weighed_layer(field: str) -> Optional[str]:
 def loss_key(constraint: str, layer: str) -> str:
     """Key of a soft constraint in the log.
 
-    MMEngine adds up what has 'loss' in its name.
+    MMEngine adds up what has 'loss' in its name. MMDetection's analyze_logs
+    takes a line for one of a validation if a key has a slash.
     """
-    return f'loss_moe_{constraint}/{layer}'
+    return f'loss_moe_{constraint}.{layer}'
 
 
 def step_key(layer: str, what: str, expert: Optional[int] = None) -> str:
     """Key of a statistic of a training step: ``'importance'``, ``'share'``,
-    ``'masked'`` of an expert, or ``'changed'``; or of a validation:
-    ``'input_dependence'``, ``'living_experts'``."""
-    return f'moe/{layer}/{what}' + ('' if expert is None else f'_{expert}')
+    ``'masked'`` of an expert, or ``'changed'``."""
+    return f'moe.{layer}.{what}' + ('' if expert is None else f'_{expert}')
+
+
+def validation_key(layer: str, what: str) -> str:
+    """Key of a statistic of a validation: ``'input_dependence'``,
+    ``'living_experts'``."""
+    return f'moe/{layer}/{what}'
 
 
 def metric_key(layer: str, what: str, expert: Optional[int] = None) -> str:
@@ -40,7 +46,8 @@ def metric_key(layer: str, what: str, expert: Optional[int] = None) -> str:
                          f'_expert{expert}') + f'_{what}'
 
 
-_STEP = re.compile(r'moe/(.+)/importance_(\d+)$')
+# Logs of trainings that were begun some time ago have slashes.
+_STEP = re.compile(r'moe[./](.+)[./]importance_(\d+)$')
 _SIZE = re.compile(rf'moe/(.+)_expert(\d+)_({"|".join(SIZES)})$')
 
 

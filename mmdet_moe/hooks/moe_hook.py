@@ -18,7 +18,7 @@ from mmdet_moe.layers.compatibility import check_collectives
 from mmdet_moe.layers.idle import IdleExperts
 from mmdet_moe.layers.running_statistics import SharedStatistics
 from mmdet_moe.models.reporting import report_decisions
-from mmdet_moe.names import loss_key, step_key
+from mmdet_moe.names import loss_key, step_key, validation_key
 
 from .collapse_alarm import CollapseAlarm
 from .telling import DomainsOfPictures, padding_does_not_count
@@ -31,15 +31,15 @@ class MoEHook(Hook):
     """Brings the MoE layers of any detector into the training step.
 
     - The soft constraints of all layers are added to the losses that the
-      detector returns, as ``loss_moe_{constraint}/{layer}``, and so are
+      detector returns, as ``loss_moe_{constraint}.{layer}``, and so are
       trained and logged.
     - Hard constraints move once per optimizer step that is really made, and
       are lifted when it is time.
-    - Per layer and expert ``moe/{layer}/importance_{e}`` (mean weight, sums
-      to 1) and ``moe/{layer}/share_{e}`` (part of the samples that it was
+    - Per layer and expert ``moe.{layer}.importance_{e}`` (mean weight, sums
+      to 1) and ``moe.{layer}.share_{e}`` (part of the samples that it was
       selected for, sums to K at most), and of a hard constraint
-      ``moe/{layer}/masked_{e}`` (part of the samples that it was masked for)
-      and ``moe/{layer}/changed`` (part of the samples that went to other
+      ``moe.{layer}.masked_{e}`` (part of the samples that it was masked for)
+      and ``moe.{layer}.changed`` (part of the samples that went to other
       experts because of the mask) go to the message hub, and from there to
       the log file, the JSON and every visualization back end.
     - After each validation ``moe/{layer}/input_dependence`` (bits of H(mean w)
@@ -139,7 +139,7 @@ class MoEHook(Hook):
         for name, figures in self._alarm.result().items():
             for what, value in figures.items():
                 runner.message_hub.update_scalar(
-                    f'val/{step_key(name, what)}', value)
+                    f'val/{validation_key(name, what)}', value)
 
     def after_train(self, runner) -> None:
         for handle in self._handles:

@@ -20,7 +20,7 @@ def run(folder, name, text):
 
 def importance(step, a, b):
     return line(step, loss=1.0, **{
-        'moe/head.cls/importance_0': a, 'moe/head.cls/importance_1': b})
+        'moe.head.cls.importance_0': a, 'moe.head.cls.importance_1': b})
 
 
 def test_a_resumed_run_goes_on_where_it_was_cut_off(tmp_path):

@@ -14,18 +14,18 @@ def test_losses_and_statistics_are_logged(tmp_path):
         ]))
     scalars = runner.message_hub.log_scalars
     for name in ('kl', 'importance'):
-        assert scalars[f'train/loss_moe_{name}/tower'].current() > 0
+        assert scalars[f'train/loss_moe_{name}.tower'].current() > 0
     # The total that was trained on has them in it.
     parts = sum(v.current() for k, v in scalars.items()
                 if k.startswith('train/loss_'))
     assert scalars['train/loss'].current() == pytest.approx(parts)
     for what, total in (('importance', 1), ('share', 2)):
         values = [
-            scalars[f'train/moe/tower/{what}_{e}'].current() for e in range(4)
+            scalars[f'train/moe.tower.{what}_{e}'].current() for e in range(4)
         ]
         assert sum(values) == pytest.approx(total, abs=1e-5)
     log = next(tmp_path.rglob('scalars.json')).read_text()
-    assert 'moe/tower/importance_3' in log
+    assert 'moe.tower.importance_3' in log
 
 
 def test_hard_constraint_moves_once_per_optimizer_step(tmp_path):
@@ -96,10 +96,10 @@ def test_what_the_mask_did_is_logged(tmp_path):
     logs = [json.loads(line) for line in lines]
     # Nothing is known before the first step; afterwards a uniform importance
     # to the last digit would be needed for nothing to be masked.
-    masked = [[log[f'moe/tower/masked_{e}'] for e in range(4)] for log in logs]
-    assert sum(masked[0]) == 0 and logs[0]['moe/tower/changed'] == 0
+    masked = [[log[f'moe.tower.masked_{e}'] for e in range(4)] for log in logs]
+    assert sum(masked[0]) == 0 and logs[0]['moe.tower.changed'] == 0
     assert all(1 <= sum(row) <= 2 for row in masked[1:])
-    assert any(log['moe/tower/changed'] > 0 for log in logs[1:])
+    assert any(log['moe.tower.changed'] > 0 for log in logs[1:])
 
 
 def test_a_hard_constraint_is_lifted_at_its_epoch(tmp_path):

@@ -45,11 +45,11 @@ def on_rank(rank: int) -> tuple:
         logs = model.train_step(
             dict(inputs=torch.randn(2, 4, 3, 3)), optimizer)
         hook.after_train_iter(runner, i)
-        kl.append(logs['loss_moe_kl/tower'].item())
+        kl.append(logs['loss_moe_kl.tower'].item())
         constraint = model.module.tower.hard_constraint
         states.append(constraint.relative_importance.clone())
     importance = [
-        float(hub.get_scalar(f'train/moe/tower/importance_{e}').current())
+        float(hub.get_scalar(f'train/moe.tower.importance_{e}').current())
         for e in range(4)
     ]
     statistics = torch.cat([

@@ -41,3 +41,15 @@ def test_print_config_saves_a_config_that_stands_alone(tmp_path):
     assert model.type == 'MoEDetector'
     assert model.experts[0].top_k == 1
     assert model.backbone.base_channels == 32
+
+
+def test_analyze_logs_reads_a_log_with_experts(trained, tmp_path):
+    log, = trained[0].glob('*/vis_data/scalars.json')
+    for args in (['cal_train_time', log, '--include-outliers'],
+                 ['plot_curve', log, '--style', 'ggplot', '--keys',
+                  'loss_moe_kl.bbox_head.cls_subnet',
+                  'moe.bbox_head.cls_subnet.importance_0', '--out',
+                  tmp_path / 'curves.png']):
+        output = tool(TOOLS / 'analysis_tools' / 'analyze_logs.py', *args)
+        assert 'nan' not in output, output
+    assert (tmp_path / 'curves.png').exists()

@@ -13,7 +13,7 @@ def test_the_written_config_trains_and_tests(shapes, tmp_path):
     assert '| bbox_head.cls_convs.1 | ConvModule | 4 ' in output
     output = tool('tools/train.py', out, '--work-dir', tmp_path / 'work',
                   *on(shapes, 'train_cfg.max_epochs=1'))
-    assert 'loss_moe_kl/bbox_head.cls_convs.0' in output
+    assert 'loss_moe_kl.bbox_head.cls_convs.0' in output
     assert 'frozen  backbone' in output
     checkpoint = (tmp_path / 'work' / 'last_checkpoint').read_text()
     output = tool('tools/test.py', out, checkpoint, '--work-dir', tmp_path,

@@ -15,7 +15,7 @@ def test_training_saves_and_logs(trained):
         work_dir / 'epoch_1.pth', weights_only=False)['state_dict']
     assert 'bbox_head.cls_subnet.experts.3.2.weight' in state
     log = (next(work_dir.rglob('scalars.json'))).read_text()
-    assert 'moe/bbox_head.reg_subnet/share_0' in log
+    assert 'moe.bbox_head.reg_subnet.share_0' in log
     assert list(work_dir.rglob('events.out.tfevents*'))
 
 
