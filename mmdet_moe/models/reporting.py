@@ -13,6 +13,7 @@ from .provenance import (
     Origin,
     Undecided,
     matching_detections,
+    predicting_part,
     provenance_of,
     take,
 )
@@ -49,7 +50,8 @@ class DecisionReporter:
     """
 
     def __init__(self, detector: nn.Module) -> None:
-        self.provenance = provenance_of(detector)
+        self._within, part = predicting_part(detector)
+        self.provenance = provenance_of(part)
         self._stack = ExitStack()
         self._paused = False
         #: Whether the decisions have the features that they were made of.
@@ -74,6 +76,11 @@ class DecisionReporter:
             self._decisions = self._stack.enter_context(
                 traced(detector, self.features))
             self._stack.enter_context(self.provenance.watch())
+            # A teacher that predicts as a part of this detector.
+            for module in detector.modules():
+                inner = getattr(module, 'decision_reporter', self)
+                if inner is not self:
+                    self._stack.enter_context(inner.paused())
 
     def _after(self, detector: nn.Module, args: tuple, kwargs: dict,
                output) -> None:
@@ -89,7 +96,8 @@ class DecisionReporter:
         whole, undecided = {}, {}
         for name, decisions in calls.items():
             try:
-                decision, counts = source.about(name, decisions, len(samples))
+                decision, counts = source.about(
+                    name.removeprefix(self._within), decisions, len(samples))
                 whole[name] = decision.cpu(), _parts(counts)
             except Undecided as reason:
                 undecided[name] = str(reason)

@@ -111,10 +111,25 @@ def test_painted_pictures(trained, shapes, tmp_path):
 
 
 def test_no_detections_at_all(trained, shapes, tmp_path):
-    tool('tools/train.py', MOE, '--work-dir', tmp_path / 'train',
-         *on(shapes, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
-             'model.test_cfg.score_thr=0.999',
-             'default_hooks.checkpoint.save_best=coco/bbox_mAP'))
+    """Nor in a training with all that looks at its evaluations."""
+    config = tmp_path / 'config.py'
+    config.write_text(f'''
+_base_ = {str(ROOT / MOE)!r}
+custom_hooks = [
+    dict(type='MoEHook'), dict(type='EMAHook'),
+    dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', patience=1)]
+auto_scale_lr = dict(base_batch_size=8)
+''')
+    output = tool(
+        'tools/train.py', config, '--work-dir', tmp_path / 'train',
+        '--auto-scale-lr',
+        *on(shapes, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=1',
+            'model.test_cfg.score_thr=0.999',
+            'default_hooks.checkpoint.save_best=coco/bbox_mAP'))
+    assert 'No detections at all' in output
+    assert 'Skip early stopping' in output and 'Epoch(train) [2]' in output
+    assert 'LR has been automatically scaled' in output
+    assert not list((tmp_path / 'train').glob('best*'))
     work_dir, _ = trained
     checkpoint = (work_dir / 'last_checkpoint').read_text()
     output = tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,

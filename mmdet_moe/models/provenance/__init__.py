@@ -4,6 +4,9 @@ One class for each kind of detector; :func:`provenance_of` finds the one that
 fits. A new kind of detector is a class in a file of its own, inserted into
 ``PROVENANCES`` before the others.
 """
+from typing import Tuple
+
+from mmdet.models.detectors import SemiBaseDetector
 from torch import nn
 
 from .base import Origin, Provenance, Undecided, UnknownProvenance
@@ -15,7 +18,7 @@ from .regions import RegionProvenance
 __all__ = [
     'PROVENANCES', 'LevelProvenance', 'Origin', 'Provenance',
     'QueryProvenance', 'RegionProvenance', 'Undecided', 'UnknownProvenance',
-    'matching_detections', 'provenance_of', 'take'
+    'matching_detections', 'predicting_part', 'provenance_of', 'take'
 ]
 
 #: The first one that fits is taken. The last one fits always.
@@ -27,3 +30,14 @@ PROVENANCES = [
 def provenance_of(detector: nn.Module) -> Provenance:
     """What says where the detections of a detector come from."""
     return next(cls for cls in PROVENANCES if cls.fits(detector))(detector)
+
+
+def predicting_part(detector: nn.Module) -> Tuple[str, nn.Module]:
+    """The detector that predicts, and what comes before the names of its
+    modules: a teacher or its student, otherwise the detector as it is."""
+    if not isinstance(detector, SemiBaseDetector):
+        return '', detector
+    options = detector.semi_test_cfg or {}
+    if options.get('predict_on', 'teacher') == 'teacher':
+        return 'teacher.', detector.teacher
+    return 'student.', detector.student
