@@ -13,11 +13,9 @@ from torch import nn
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.models import MoEConv, MoEFPN, MoEResNet, MoERetinaHead
 
-RANDOM = settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck))
+#: How many are drawn; the long form draws others each time.
+NUMBERS = pytest.mark.parametrize(
+    'number', [200, pytest.param(3000, marks=pytest.mark.slow)])
 STATIC = ('EqualGate', 'SingleExpertGate')
 PARTS = ('conv', 'fpn', 'resnet', 'head')
 
@@ -139,9 +137,18 @@ def loss(part, module):
     return sum(v for values in losses.values() for v in values)
 
 
-@RANDOM
-@given(configurations())
-def test_valid_ones_train_and_are_saved(configuration):
+def for_random(cases, number, check):
+    settings(
+        max_examples=number, deadline=None, derandomize=number == 200,
+        suppress_health_check=list(HealthCheck))(given(cases)(check))()
+
+
+@NUMBERS
+def test_valid_ones_train_and_are_saved(number):
+    for_random(configurations(), number, train_and_save)
+
+
+def train_and_save(configuration):
     part, options = configuration
     torch.manual_seed(0)
     module = build(part, copy.deepcopy(options))
@@ -245,9 +252,12 @@ def broken(draw):
     return part, dict(options, moe=moe), key
 
 
-@RANDOM
-@given(broken())
-def test_invalid_ones_are_a_value_error_that_names_the_key(case):
+@NUMBERS
+def test_invalid_ones_are_a_value_error_that_names_the_key(number):
+    for_random(broken(), number, name_the_key)
+
+
+def name_the_key(case):
     part, options, key = case
     with pytest.raises(ValueError) as error:
         build(part, options)

@@ -157,10 +157,14 @@ def _check_classes(ann_file: Path, content: dict,
 def _check_objects(ann_file: Path, content: dict,
                    classes: Sequence[str]) -> None:
     wanted = {c['id'] for c in content['categories'] if c['name'] in classes}
-    if not any(a['category_id'] in wanted for a in content['annotations']):
+    # What CocoDataset takes for an object.
+    if not any(a['category_id'] in wanted and not a.get('iscrowd')
+               and not a.get('ignore') and a['area'] > 0
+               and min(a['bbox'][2:]) >= 1 for a in content['annotations']):
         raise DataError(f'{ann_file} has no object of the classes ' +
                         ', '.join(list(classes)[:10]) +
-                        ': there is nothing to train on')
+                        ', of a pixel or more and no crowd: there is nothing '
+                        'to train on')
 
 
 def _check_pictures(ann_file: Path, images: Sequence[dict],

@@ -1,6 +1,7 @@
 from typing import Iterator, List, Optional, Sequence
 
 import torch
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
@@ -58,8 +59,9 @@ class FiniteLossHook(Hook):
             raise TrainingError(
                 f'the loss of iteration {self._runner.iter + 1} is not finite: '
                 + self._culprit() + '. No weight was changed by it, and the '
-                'last checkpoint is from before. A lower learning rate, a '
-                'longer warm-up or clip_grad may help')
+                'last checkpoint is from before. ' +
+                (_flat_object(self._batch) or 'A lower learning rate, a '
+                 'longer warm-up or clip_grad may help'))
 
     def _culprit(self) -> str:
         """What becomes of the same pictures, module by module."""
@@ -84,6 +86,18 @@ class FiniteLossHook(Hook):
                 handle.remove()
         return found[0] if found else (
             'when the same pictures were looked at once more, it was')
+
+
+def _flat_object(batch) -> str:
+    """Which picture of a batch has an object that there is nothing of."""
+    samples = batch.get('data_samples') if isinstance(batch, dict) else None
+    for sample in samples if isinstance(samples, (list, tuple)) else ():
+        boxes = get_box_tensor(sample.gt_instances.bboxes)
+        if not (boxes[:, 2:] > boxes[:, :2]).all():
+            return (f'{sample.img_path} has an object without width or '
+                    'height, once it is cut to the picture; is the picture '
+                    'of the size that the annotation file says?')
+    return ''
 
 
 def _all_finite(value) -> Tensor:
