@@ -267,16 +267,6 @@ DISPATCHES = {
 }
 
 
-def recorded_as_a_graph() -> bool:
-    """Whether what is computed now is recorded, to be run for other inputs:
-    by a tracer or an exporter, such as that to ONNX.
-
-    What a sparse dispatch does depends on the decisions, and a record of it
-    would repeat those of one input for all others.
-    """
-    return torch.jit.is_tracing() or torch.compiler.is_exporting()
-
-
 def build_dispatch(cfg: Union[str, Mapping]) -> Dispatch:
     """The dispatch that a config names.
 

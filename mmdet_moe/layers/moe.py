@@ -18,10 +18,11 @@ from torch.utils.hooks import RemovableHandle
 from .checks import check_choice, check_int, check_keywords
 from .compatibility import check_collectives, check_experts, check_options
 from .decision import Decision
-from .dispatch import build_dispatch, dense_dispatch, recorded_as_a_graph
+from .dispatch import build_dispatch, dense_dispatch
 from .distributed import all_reduce_sum
 from .experts import without_in_place
 from .gates import GATES, GateNoise, global_average_pool
+from .graphs import recorded_as_a_graph
 from .grouped import check_grouped, grouped_dispatch
 from .hard_constraints import HARD_CONSTRAINTS
 from .padding import real_tokens

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_int, fail
+from .graphs import recorded_as_a_graph
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,9 @@ def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:
     Equal logits are taken in the order of the expert index, so that routing
     is deterministic.
     """
+    if recorded_as_a_graph():  # where a stable sort is unknown
+        kept, experts = logits.topk(top_k, dim=-1)
+        return experts, kept
     if 4 * top_k >= logits.shape[-1]:
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         return order[:, :top_k], ordered[:, :top_k]

@@ -227,8 +227,9 @@ class PositionScope(_OneByOne):
 
     def join(self, pieces, shapes):
         rows = self._apart(pieces[0].flatten(1), shapes)
+        # The last axis by its number: ONNX's older exporter knows no -1 here.
         return [
-            y.unflatten(0, shape).movedim(-1, 1)
+            y.unflatten(0, shape).movedim(len(shape), 1)
             for y, shape in zip(rows, shapes)
         ]
 
