@@ -1,0 +1,68 @@
+"""Fully sharded training, by MMEngine's strategy, beside that of copies."""
+import os
+from functools import partial
+
+import detectors
+import pytest
+import stock
+import torch
+from mmdet.registry import MODELS
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import init_default_scope
+from mmengine.runner import FlexibleRunner, Runner
+from ranks import on_ranks
+from torch.utils.data import DataLoader
+
+import mmdet_moe.models  # noqa: F401  (in the registries)
+
+OBJECTS = [[[8, 8, 40, 40], [30, 20, 90, 80]], [[4, 4, 24, 20]]]
+
+
+def train(rank, folder, sharded):
+    """The losses of six steps, and the weights after them."""
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
+    torch.set_num_threads(1)
+    init_default_scope('mmdet')
+    model = detectors.small(detectors.HEADS['retinanet'])
+    model.update(type='MoEDetector', detector='RetinaNet', experts=[dict(
+        at='bbox_head.cls_convs.0', num_experts=4, top_k=1,
+        soft_constraint=dict(type='SwitchLoss'),
+        hard_constraint=dict(type='LossFreeBias'))])
+    torch.manual_seed(5)
+    inputs, samples = stock.pictures(OBJECTS)
+    batch = dict(inputs=[inputs[rank]], data_samples=[samples[rank]])
+    torch.manual_seed(0)
+    detector = MODELS.build(model)
+    detector.init_weights()
+    if sharded:
+        make = partial(FlexibleRunner, strategy=dict(
+            type='FSDPStrategy', model_wrapper=dict(
+                type='MMFullyShardedDataParallel', use_orig_params=True,
+                device_id=torch.device('cpu'))))
+    else:
+        make, detector = Runner, MMDistributedDataParallel(detector)
+    runner = make(
+        detector, work_dir=f'{folder}/{rank}',
+        train_dataloader=DataLoader([batch] * 6, collate_fn=lambda x: x[0]),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(
+            type='SGD', lr=0.01, momentum=0.9, weight_decay=0.1)),
+        custom_hooks=[dict(type='MoEHook')],
+        default_hooks=dict(checkpoint=None), default_scope='mmdet',
+        experiment_name='sharded' if sharded else 'copies')
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    return {key: [float(x) for x in scalars[f'train/{key}']._log_history]
+            for key in ('loss', 'moe.bbox_head.cls_convs.0.importance_0',
+                        'moe.bbox_head.cls_convs.0.share_1')}
+
+
+@pytest.mark.slow
+def test_sharded_is_as_copies(tmp_path):
+    """An expert of each level and picture: some are idle on a rank, or both."""
+    sharded, copies = (
+        on_ranks(partial(train, folder=tmp_path / name, sharded=name == 'a'),
+                 tmp_path / f'{name}_ranks') for name in 'ab')
+    for a, b in zip(sharded, copies):
+        for key, values in a.items():
+            assert values == pytest.approx(b[key], rel=1e-5)
