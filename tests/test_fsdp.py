@@ -18,12 +18,13 @@ import mmdet_moe.models  # noqa: F401  (in the registries)
 OBJECTS = [[[8, 8, 40, 40], [30, 20, 90, 80]], [[4, 4, 24, 20]]]
 
 
-def train(rank, folder, sharded):
+def train(rank, folder, sharded, use_orig_params=True):
     """The losses of six steps, and the weights after them."""
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
     torch.set_num_threads(1)
     init_default_scope('mmdet')
     model = detectors.small(detectors.HEADS['retinanet'])
+    model.backbone.frozen_stages = -1
     model.update(type='MoEDetector', detector='RetinaNet', experts=[dict(
         at='bbox_head.cls_convs.0', num_experts=4, top_k=1,
         soft_constraint=dict(type='SwitchLoss'),
@@ -37,8 +38,9 @@ def train(rank, folder, sharded):
     if sharded:
         make = partial(FlexibleRunner, strategy=dict(
             type='FSDPStrategy', model_wrapper=dict(
-                type='MMFullyShardedDataParallel', use_orig_params=True,
-                device_id=torch.device('cpu'))))
+                type='MMFullyShardedDataParallel',
+                device_id=torch.device('cpu'),
+                use_orig_params=use_orig_params)))
     else:
         make, detector = Runner, MMDistributedDataParallel(detector)
     runner = make(
@@ -66,3 +68,11 @@ def test_sharded_is_as_copies(tmp_path):
     for a, b in zip(sharded, copies):
         for key, values in a.items():
             assert values == pytest.approx(b[key], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_parameters_must_stay_apart(tmp_path):
+    """Otherwise a layer has none, and would be left out of the training."""
+    flat = partial(train, folder=tmp_path, sharded=True, use_orig_params=False)
+    with pytest.raises(Exception, match='use_orig_params=False: allowed is'):
+        on_ranks(flat, tmp_path / 'ranks')

@@ -22,7 +22,12 @@ from mmdet_moe.names import loss_key, step_key, validation_key
 
 from .collapse_alarm import CollapseAlarm
 from .telling import DomainsOfPictures, padding_does_not_count
-from .training_checks import check_constraint, check_training, trainable
+from .training_checks import (
+    check_constraint,
+    check_sharding,
+    check_training,
+    trainable,
+)
 from .wrappers import optimizers_of, stepped, unwrapped
 
 
@@ -92,6 +97,7 @@ class MoEHook(Hook):
             force(model, **self.forcing)
 
     def before_train(self, runner) -> None:
+        check_sharding(runner.model)
         model = unwrapped(runner.model)
         layers = moe_layers(model)
         if not layers:

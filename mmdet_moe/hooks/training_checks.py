@@ -3,14 +3,25 @@ import logging
 
 from mmengine.logging import print_log
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmdet_moe.layers import MoELayer
-from mmdet_moe.layers.checks import ConfigError
+from mmdet_moe.layers.checks import ConfigError, fail
 
 
 def trainable(module: nn.Module) -> bool:
     """Whether any parameter of a module is trained."""
     return any(p.requires_grad for p in module.parameters())
+
+
+def check_sharding(model: nn.Module) -> None:
+    """Refuse sharding in which layers lose their parameters to one that is
+    flat: it could not be told which are an idle expert's, or trained at all."""
+    for module in model.modules():
+        if isinstance(module, FullyShardedDataParallel) and not getattr(
+                module, '_use_orig_params', True):
+            fail('strategy.model_wrapper.use_orig_params', False,
+                 'True for a model with experts')
 
 
 def check_constraint(name: str, layer: MoELayer, model: nn.Module) -> None:
