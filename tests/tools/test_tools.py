@@ -128,7 +128,7 @@ auto_scale_lr = dict(base_batch_size=8)
             'default_hooks.checkpoint.save_best=coco/bbox_mAP'))
     assert 'No detections at all' in output
     assert 'Skip early stopping' in output and 'Epoch(train) [2]' in output
-    assert 'LR has been automatically scaled' in output
+    assert 'Scaling the original LR by 0.5' in output
     assert not list((tmp_path / 'train').glob('best*'))
     work_dir, _ = trained
     checkpoint = (work_dir / 'last_checkpoint').read_text()
