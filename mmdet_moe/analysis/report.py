@@ -112,7 +112,10 @@ def write_report(runner: Runner,
         dict(
             model=str(runner.cfg.model),
             test_dataloader=str(runner.cfg.test_dataloader),
+            custom_hooks=str(runner.cfg.get('custom_hooks')),
+            version=__version__,
             checkpoint=_version(runner.cfg.load_from),
+            ann_file=_version(str(dataset.ann_file)),
             interventions=list(map(str, collector.interventions)),
             shown=collector.shown),
         rank=get_rank(),
@@ -223,8 +226,11 @@ def _fingerprint(records: Records) -> str:
 
 def _version(path: str) -> list:
     """Another one for a file that was written since."""
+    if '://' in path:
+        return [path]
+    path = os.path.abspath(os.path.expanduser(path))
     status = os.stat(path)
-    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+    return [path, status.st_size, status.st_mtime_ns]
 
 
 def _forced_notes(layers: Dict[str, MoELayer]) -> List[str]:
