@@ -43,7 +43,8 @@ def main() -> None:
         cfg = load_config(
             args.config, work_dir=folder, cfg_options=args.cfg_options)
         cfg.train_cfg = dict(
-            by_epoch=False, max_iters=args.steps, val_interval=10**9)
+            by_epoch=False, max_iters=args.steps)
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         cfg.default_hooks.checkpoint.update(by_epoch=False, interval=10**9)
         runner = build_runner(cfg, ('train', ))
         resident = Resident()

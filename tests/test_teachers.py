@@ -1,5 +1,6 @@
 """Detectors with a teacher: semi-supervised training, and distillation."""
 import copy
+from contextlib import nullcontext
 
 import detectors
 import stock
@@ -10,13 +11,14 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmdet_moe.layers import moe_layers
+from mmdet_moe.models.reporting import report_decisions
 from mmdet_moe.names import weights_field
 
 OBJECTS = [[[8, 8, 40, 40], [30, 20, 90, 80]], [[4, 4, 24, 20]]]
 BRANCHES = 'sup', 'unsup_teacher', 'unsup_student'
 
 
-def soft_teacher():
+def soft_teacher(predict_on='teacher'):
     """Of Faster R-CNN with experts of regions; and what it is trained on."""
     detector = stock.stock('faster_rcnn')
     detector.update(
@@ -42,7 +44,7 @@ def soft_teacher():
             pseudo_label_initial_score_thr=0.0, rpn_pseudo_thr=0.0,
             cls_pseudo_thr=0.0, reg_pseudo_thr=1.0, jitter_times=2,
             jitter_scale=0.06, min_pseudo_bbox_wh=(1e-2, 1e-2)),
-        semi_test_cfg=dict(predict_on='teacher')), data
+        semi_test_cfg=dict(predict_on=predict_on)), data
 
 
 def train(model, data, folder, hooks=()):
@@ -80,6 +82,24 @@ def test_a_mean_teacher_with_experts(tmp_path):
         weights = sample.pred_instances[weights_field(teacher)]
         assert len(weights) and weights.sum(dim=1).allclose(torch.ones(1))
         assert 'not used in prediction' in sample.undecided[student]
+
+
+def test_the_student_predicts_and_nothing_reports_twice():
+    model = MODELS.build(soft_teacher('student')[0]).eval()
+    inputs, samples = stock.pictures(OBJECTS)
+    report_decisions(model)
+    report_decisions(model)  # once is enough
+    watched = []
+    source = model.student.decision_reporter.provenance
+    source.watch = lambda: watched.append(1) or nullcontext()
+    with torch.no_grad(), model.decision_reporter.paused():
+        quiet = model(inputs, samples, mode='predict')
+    assert not watched and 'decisions' not in quiet[0]
+    with torch.no_grad():
+        found = model(inputs, samples, mode='predict')
+    assert not watched
+    assert set(found[0].decisions) == {
+        'student.roi_head.bbox_head.shared_fcs.1'}
 
 
 def test_distillation_into_experts_from_a_teacher_with_experts(tmp_path):

@@ -6,7 +6,7 @@ any multiset of the pictures, which is what a bootstrap needs, without matching
 again.
 """
 from collections import defaultdict
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -27,10 +27,13 @@ RECALLS = np.linspace(0, 1, 101)
 #: A bit for each IoU threshold.
 BITS = 1 << np.arange(len(IOUS), dtype=np.int16)
 
-_WHERE = [('category', np.int32), ('size', np.int8), ('place', np.int32)]
+_WHERE = [('category', np.int32), ('size', np.int8), ('picture', np.int32)]
 OBJECTS = np.dtype([*_WHERE, ('number', np.int32)])
 DETECTIONS = np.dtype([*_WHERE, ('score', float), ('hits', np.int16),
                        ('misses', np.int16)])
+#: Of no picture.
+NOTHING = dict(
+    objects=np.empty(0, OBJECTS), detections=np.empty(0, DETECTIONS))
 
 
 def metrics_of(precisions: np.ndarray) -> Dict[str, np.ndarray]:
@@ -66,17 +69,20 @@ class AveragePrecision:
         coco: The annotations.
         cat_ids: COCO's category of each label.
         img_ids: The I pictures that AP is over.
+        matched: What :meth:`match` gave for their detections, joined. It is
+            asked for the arrays whenever AP is computed, so a mapping that
+            reads them from files needs no memory meanwhile.
     """
 
     def __init__(self, coco: COCO, cat_ids: Sequence[int],
-                 img_ids: Sequence[int]) -> None:
+                 img_ids: Sequence[int],
+                 matched: Mapping[str, np.ndarray] = NOTHING) -> None:
         self.coco = coco
         self.cat_ids = list(cat_ids)
         # COCOeval takes pictures in the order of their ids.
-        self._place = {i: n for n, i in enumerate(sorted(img_ids))}
-        self._order = np.array([self._place[i] for i in img_ids])
-        self._objects = [np.empty(0, OBJECTS)]
-        self._detections = [np.empty(0, DETECTIONS)]
+        self._index = {i: n for n, i in enumerate(sorted(img_ids))}
+        self._order = np.array([self._index[i] for i in img_ids])
+        self._matched = matched
 
     def match(self, img_id: int,
               found: dict) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
@@ -88,10 +94,10 @@ class AveragePrecision:
                 original picture, ``scores``, ``labels`` (n,).
 
         Returns:
-            (n,) bool, true positives at IoU 0.5; and what :meth:`take` takes.
+            (n,) bool, true positives at IoU 0.5; and what AP needs of them.
         """
         true = np.zeros(len(found['scores']), bool)
-        kept = [(np.empty(0, OBJECTS), np.empty(0, DETECTIONS))]
+        kept = [tuple(NOTHING.values())]
         annotations = defaultdict(list)
         for annotation in self.coco.imgToAnns[img_id]:
             annotations[annotation['category_id']].append(annotation)
@@ -102,16 +108,11 @@ class AveragePrecision:
                                  for key in ('bboxes', 'scores'))
                 boxes[:, 2:] -= boxes[:, :2]
                 matches = match(boxes, scores, annotations[category])
-                kept.append(_kept((label, self._place[img_id]), matches,
+                kept.append(_kept((label, self._index[img_id]), matches,
                                   scores))
                 true[rows[matches.detections[matches.hits[0, 0]]]] = True
         objects, detections = map(np.concatenate, zip(*kept))
         return true, dict(objects=objects, detections=detections)
-
-    def take(self, objects: np.ndarray, detections: np.ndarray) -> None:
-        """Add what :meth:`match` gave for pictures, each of them once."""
-        self._objects.append(objects)
-        self._detections.append(detections)
 
     def __call__(self) -> Dict[str, float]:
         """AP, AP50, AP75, AP_S, AP_M, AP_L; NaN where there is no object."""
@@ -146,11 +147,11 @@ class AveragePrecision:
 
     def _curves(self) -> Dict[tuple, '_Curve']:
         """By class and range of sizes; those without an object are left out."""
-        objects = np.concatenate(self._objects)
-        detections = np.concatenate(self._detections)
+        objects = self._matched['objects']
+        detections = self._matched['detections']
         # As COCOeval: best score first, then in the order of the pictures.
         detections = detections[np.lexsort(
-            (detections['place'], -detections['score']))]
+            (detections['picture'], -detections['score']))]
         key, objects_key = ((x['category'] * 4 + x['size'])
                             for x in (detections, objects))
         return {
@@ -166,11 +167,11 @@ def _kept(where: Tuple[int, int], matches: Matches,
     ``DETECTIONS``."""
     sizes = matches.objects.nonzero()[0]
     objects = np.empty(len(sizes), OBJECTS)
-    objects['category'], objects['place'] = where
+    objects['category'], objects['picture'] = where
     objects['size'], objects['number'] = sizes, matches.objects[sizes]
     sizes, which = (matches.hits | matches.misses).any(axis=1).nonzero()
     detections = np.empty(len(sizes), DETECTIONS)
-    detections['category'], detections['place'] = where
+    detections['category'], detections['picture'] = where
     detections['size'] = sizes
     detections['score'] = scores[matches.detections[which]]
     for key in ('hits', 'misses'):
@@ -190,7 +191,7 @@ class _Curve:
     def __init__(self, objects: np.ndarray, detections: np.ndarray,
                  pictures: int) -> None:
         self.objects, self.pictures = objects, pictures
-        self.place = detections['place']
+        self.picture = detections['picture']
         # (IoU thresholds, detections)
         self.hits, self.misses = ((detections[key] & BITS[:, None]) > 0
                                   for key in ('hits', 'misses'))
@@ -202,7 +203,7 @@ class _Curve:
         The arithmetic is COCOeval's, at the hits only: recall grows there,
         and between two of them precision falls.
         """
-        total = weights[:, self.objects['place']] @ self.objects['number']
+        total = weights[:, self.objects['picture']] @ self.objects['number']
         means = np.full((len(weights), len(IOUS)), np.nan)
         some = total.nonzero()[0]
         for t, (hits, misses) in enumerate(zip(self.hits, self.misses)):
@@ -221,7 +222,7 @@ class _Curve:
         before = segment < len(at)  # what comes after the last hit
         return csr_array(
             (np.ones(before.sum()), (segment[before],
-                                     self.place[which][before])),
+                                     self.picture[which][before])),
             shape=(len(at), self.pictures))
 
 

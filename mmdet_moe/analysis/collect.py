@@ -29,15 +29,17 @@ from .kept import outputs_kept
 from .layer_record import grids_of, observe
 from .parts import Nest, Parts
 
-#: In the place of the number of an intervention.
+#: Of AP without an intervention, whose key is their number otherwise.
 AS_IT_IS = 'none'
 
 
 class Collector:
     """Runs a detector batch by batch and keeps what the report needs.
 
-    What is kept grows by some hundred numbers per picture, no maps and no
-    pixels; only of the pictures to be shown all decisions are kept.
+    What is kept of a picture are no pixels and no maps, but what its
+    decisions add up to, those about its objects and detections, and for each
+    intervention 21 bytes for a detection in each range of sizes. Only of the
+    pictures to be shown all decisions are kept.
 
     Args:
         model: A detector with MoE layers, in evaluation mode.
@@ -45,7 +47,7 @@ class Collector:
         classes: Names of the classes, in the order of the labels.
         img_ids: All test pictures, by their ids in ``coco``.
         interventions: What to run besides the model as it is.
-        shown: Pictures whose whole decisions are kept, by their place in
+        shown: Pictures whose whole decisions are kept, by their index in
             ``img_ids``.
     """
 
@@ -57,7 +59,7 @@ class Collector:
         self.cat_ids = coco.getCatIds(catNms=list(classes))
         # pycocotools sorts by the file, MMDetection takes over its order.
         self.classes = [coco.cats[c]['name'] for c in self.cat_ids]
-        self.place = {img_id: n for n, img_id in enumerate(img_ids)}
+        self.index = {img_id: n for n, img_id in enumerate(img_ids)}
         self.layers = moe_layers(model)
         report_decisions(model)
         model.decision_reporter.features = True
@@ -82,7 +84,7 @@ class Collector:
         for sample in data['data_samples']:
             # Whatever the pipeline loads, the objects are those of the file.
             sample.gt_instances = self._annotated(sample)
-        number = self.place[data['data_samples'][0].img_id]
+        number = self.index[data['data_samples'][0].img_id]
         with outputs_kept(self.model, self._overruled()) as kept:
             samples = self.model(**data, mode='predict')
             self._check(samples)
@@ -135,7 +137,7 @@ class Collector:
 
     def _seen(self, sample) -> Nest:
         """What is kept of a picture, as the model is."""
-        place = self.place[sample.img_id]
+        index = self.index[sample.img_id]
         found = detections_of(sample)
         true, ap = self.matched(sample)
         height, width = sample.ori_shape[:2]
@@ -151,19 +153,19 @@ class Collector:
                 over=objects.over(decision),
                 features=rows_at(decision.features,
                                  torch.from_numpy(under[name])).numpy())
-            if place in self.shown:
+            if index in self.shown:
                 shown[name] = dict(
                     maps=grids_of(decision),
                     extent=np.array(decision.extent or (height, width)))
         things = [
-            _things(boxes, right, place,
+            _things(boxes, right, index,
                     {name: own[which] for name, own in rows.items()})
             for which, (boxes, right) in enumerate((
                 (objects, np.ones(len(objects), bool)), (found, true)))
         ]
         return dict(
             pictures=dict(
-                place=np.array([place]),
+                index=np.array([index]),
                 path=np.array([sample.img_path]),
                 height=np.array([height]),
                 width=np.array([width])),
@@ -176,7 +178,7 @@ class Collector:
             detections=things[1],
             lines=np.array(self._lines(sample, objects, under), str),
             layers=layers,
-            shown={str(place): shown} if shown else {},
+            shown={str(index): shown} if shown else {},
             ap={AS_IT_IS: ap})
 
     def _lines(self, sample, objects: Boxes,
@@ -204,6 +206,11 @@ class Collector:
         return lines
 
 
+def seen(known: Nest) -> np.ndarray:
+    """(n,) the indices of the pictures that something is known about."""
+    return known.get('pictures', {}).get('index', np.empty(0, int))
+
+
 def collect(runner: Runner, collector: Collector, parts: Parts) -> None:
     """Run the model of a runner over its test pictures, those that this
     process has and that are not known yet.
@@ -218,11 +225,11 @@ def collect(runner: Runner, collector: Collector, parts: Parts) -> None:
     """
     collector.model.eval()
     rank, processes = get_dist_info()
-    known = set(parts.column('pictures/place').astype(int).tolist())
+    known = set(seen(parts.read()).tolist())
     mine = {
-        img_id for img_id, place in collector.place.items()
+        img_id for img_id, index in collector.index.items()
         # A sampler gives some pictures twice, so that all have as many.
-        if place % processes == rank and place not in known
+        if index % processes == rank and index not in known
     }
     with tqdm(total=len(mine), unit='picture', disable=rank > 0) as bar:
         for batch in runner.test_dataloader:
@@ -253,12 +260,12 @@ def evenly_spaced(total: int, number: int) -> List[int]:
             int).tolist()
 
 
-def _things(boxes: Boxes, true: np.ndarray, place: int,
+def _things(boxes: Boxes, true: np.ndarray, index: int,
             under: Dict[str, np.ndarray]) -> Nest:
     """The columns of things of a picture, with the rows of its decisions that
     they are under."""
     return dict(
-        picture=np.full(len(boxes), place, np.int32),
+        picture=np.full(len(boxes), index, np.int32),
         box=boxes.boxes.astype(np.float32),
         label=boxes.labels.astype(np.int32),
         area=boxes.areas.astype(np.float32),

@@ -7,29 +7,32 @@ from mmdet_moe.files import DataError
 from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.checks import ConfigError
 
-from .average_precision import AveragePrecision
-from .collect import AS_IT_IS, Collector
+from .collect import AS_IT_IS, Collector, seen
 from .layer_record import LayerRecord, layer_record
 from .parts import Nest
 from .records import Picture, Records, Things
 
 
 def make_records(collector: Collector, known: Nest) -> Records:
-    """What is known about the pictures, by which processes and in which order
-    it ever came.
+    """Make records of what is known about the pictures.
+
+    It does not matter which process knows it, nor in which order the pictures
+    were seen.
 
     Args:
-        collector: What they were seen by, or one like it.
-        known: What :meth:`.Collector.process` gave, joined.
+        collector: Of the same model, pictures and interventions as those that
+            saw the pictures.
+        known: What :meth:`.Collector.process` gave, joined. AP is read from it
+            when it is computed.
 
     Raises:
         ValueError: Nothing is known about any MoE layer.
         DataError: Nothing is known about some pictures.
     """
-    place = known.get('pictures', {}).get('place', np.empty(0, int))
-    if not np.array_equal(np.sort(place), np.arange(len(collector.place))):
+    index = seen(known)
+    if not np.array_equal(np.sort(index), np.arange(len(collector.index))):
         raise DataError(
-            f'of {len(collector.place)} test pictures {len(set(place))} were '
+            f'of {len(collector.index)} test pictures {len(set(index))} were '
             'seen; test_dataloader must give each of them, once')
     left_out = {
         name: str(why[0])
@@ -44,7 +47,7 @@ def make_records(collector: Collector, known: Nest) -> Records:
             'there is nothing to report about any MoE layer of the model; '
             + '; '.join(f'{name}: {why}' for name, why in left_out.items()))
     objects, detections = (
-        _in_order(known[kind], place, {
+        _in_order(known[kind], index, {
             name: known['layers'][name]['rows'] for name in names
         }) for kind in ('objects', 'detections'))
     by_picture = np.argsort(known['objects']['picture'], kind='stable')
@@ -54,7 +57,7 @@ def make_records(collector: Collector, known: Nest) -> Records:
     above = [
         collector.coco.cats[c].get('supercategory') for c in collector.cat_ids
     ]
-    ap = _taken(collector, known['ap'][AS_IT_IS])
+    ap = collector.average_precision(known['ap'][AS_IT_IS])
     return Records(
         pictures=_pictures(collector, **known['pictures']),
         shown=sorted(map(int, known.get('shown', {}))),
@@ -63,7 +66,7 @@ def make_records(collector: Collector, known: Nest) -> Records:
         levels=collector.levels,
         layers={
             name: _layer(collector.layers[name], known['layers'][name],
-                         np.argsort(place), {
+                         np.argsort(index), {
                              int(picture): layers[name] for picture, layers in
                              known.get('shown', {}).items()
                          })
@@ -76,7 +79,7 @@ def make_records(collector: Collector, known: Nest) -> Records:
         ap=ap,
         interventions={
             intervention: ap if collector.changes_nothing(intervention) else
-            _taken(collector, known['ap'][str(n)])
+            collector.average_precision(known['ap'][str(n)])
             for n, intervention in enumerate(collector.interventions)
             if intervention.layer in names
         },
@@ -85,14 +88,14 @@ def make_records(collector: Collector, known: Nest) -> Records:
         left_out=left_out)
 
 
-def _pictures(collector: Collector, place: np.ndarray, path: np.ndarray,
+def _pictures(collector: Collector, index: np.ndarray, path: np.ndarray,
               height: np.ndarray, width: np.ndarray) -> List[Picture]:
     """The test pictures in their order."""
-    img_ids = list(collector.place)
+    img_ids = list(collector.index)
     return [
-        Picture(img_ids[place[n]], str(path[n]), int(height[n]), int(width[n]),
-                collector.coco.imgs[img_ids[place[n]]].get('domain'))
-        for n in np.argsort(place)
+        Picture(img_ids[index[n]], str(path[n]), int(height[n]), int(width[n]),
+                collector.coco.imgs[img_ids[index[n]]].get('domain'))
+        for n in np.argsort(index)
     ]
 
 
@@ -113,24 +116,17 @@ def _layer(layer: MoELayer, kept: Nest, order: np.ndarray,
         })
 
 
-def _taken(collector: Collector,
-           kept: Dict[str, np.ndarray]) -> AveragePrecision:
-    ap = collector.average_precision()
-    ap.take(**kept)
-    return ap
-
-
-def _in_order(columns: Nest, place: np.ndarray,
+def _in_order(columns: Nest, index: np.ndarray,
               rows: Dict[str, np.ndarray]) -> Things:
     """Things by picture, with the rows of the layers' records that they are
     under.
 
     Args:
         columns: As they were appended.
-        place: (I,) which picture each of those was, in the same order.
+        index: (I,) which picture each of those was, in the same order.
         rows: By layer (I,) how many rows of the record are of each.
     """
-    nth = np.argsort(place)[columns['picture']]  # as they were appended
+    nth = np.argsort(index)[columns['picture']]  # as they were appended
     under = {}
     for name, number in rows.items():
         own = columns['under'][name]

@@ -105,7 +105,7 @@ def layer_record(kept: Dict[str, np.ndarray],
 
     Args:
         kept: Those arrays.
-        order: (I,) at which place each picture of the record is among them;
+        order: (I,) which of the appended pictures each one of the record is;
             as they come by default.
         top_k, chooses, grids, extents: As of the record.
     """

@@ -1,28 +1,28 @@
-"""Parts: what is known about some of the test pictures, in files.
+"""Parts: files, each with what is known about some of the test pictures.
 
 A report over a large test set can be made by several processes, and can be
-cut off. What each of them keeps of its pictures are arrays by name, to which
-those of other pictures can be appended, and a file for every few pictures.
+cut off. So what a process knows about its pictures is written for every few
+of them: arrays by name, to which those of the other files are appended.
 """
 import json
-import os
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Tuple, Union
 
 import numpy as np
 
 from mmdet_moe.files import DataError, replacing, write_text
 
 #: Arrays by name, in groups within groups.
-Nest = Dict[str, Union[np.ndarray, 'Nest']]
+Nest = Mapping[str, Union[np.ndarray, 'Nest']]
 #: Of a file.
 PICTURES = 64
 
 
 def join(parts: Iterable[Nest]) -> Nest:
-    """Append arrays of the same name; what some do not have is not there."""
+    """Append the arrays of the same name; a part may lack some of them."""
     arrays: Dict[str, List[np.ndarray]] = defaultdict(list)
     for part in parts:
         for name, array in _flat(part):
@@ -32,8 +32,34 @@ def join(parts: Iterable[Nest]) -> Nest:
     })
 
 
+class Joined(Mapping):
+    """What files have, joined; an array is read when it is asked for, each
+    time.
+
+    Args:
+        files: By the name of an array the files that have it, in groups
+            within groups.
+        group: The names of the groups that this one is in, and its own.
+    """
+
+    def __init__(self, files: dict, group: Tuple[str, ...] = ()) -> None:
+        self._files, self._group = files, group
+
+    def __getitem__(self, name: str) -> Union[np.ndarray, 'Joined']:
+        inner, path = self._files[name], (*self._group, name)
+        if isinstance(inner, dict):
+            return Joined(inner, path)
+        return np.concatenate([_array(file, '/'.join(path)) for file in inner])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
 class Parts:
-    """A folder of what the processes of a run know.
+    """A folder with the parts of all processes.
 
     Args:
         folder: It is made, and emptied unless ``resume``.
@@ -53,7 +79,8 @@ class Parts:
         self._waiting: List[Nest] = []
         note = folder / 'about.json'
         if rank == 0 and not (resume and note.is_file()):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(folder)
             write_text(note, json.dumps(about, indent=1))
         elif rank == 0 and json.loads(note.read_text()) != about:
             raise DataError(
@@ -76,46 +103,40 @@ class Parts:
             np.savez(file, **dict(_flat(join(self._waiting))))
         self._waiting = []
 
-    def read(self) -> Nest:
-        """All that was written, by all processes."""
-        return join(map(_load, self._files()))
-
-    def column(self, name: str) -> np.ndarray:
-        """One array of what was written, by its name as in ``'group/name'``;
-        empty if there is none."""
-        found = []
-        for file in self._files():
-            with np.load(file) as arrays:
-                found.append(arrays[name])
-        return np.concatenate(found) if found else np.empty(0)
+    def read(self) -> Joined:
+        """All that was written until now, by all processes."""
+        files: Dict[str, List[Path]] = defaultdict(list)
+        for path in sorted(self.folder.glob('*.npz')):
+            with np.load(path) as arrays:
+                for name in arrays.files:
+                    files[name].append(path)
+        return Joined(_nested(files))
 
     def remove(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder)
 
-    def _files(self) -> List[Path]:
-        return sorted(self.folder.glob('*.npz'))
 
-
-def _load(path: os.PathLike) -> Nest:
-    with np.load(path) as arrays:
-        return _nested(dict(arrays))
+def _array(file: Path, name: str) -> np.ndarray:
+    with np.load(file) as arrays:
+        return arrays[name]
 
 
 def _flat(nest: Nest, group: str = '') -> Iterator[Tuple[str, np.ndarray]]:
     for name, inner in nest.items():
-        if isinstance(inner, dict):
+        if isinstance(inner, Mapping):
             yield from _flat(inner, f'{group}{name}/')
         else:
             yield group + name, inner
 
 
-def _nested(arrays: Dict[str, np.ndarray]) -> Nest:
-    nest: Nest = {}
-    for name, array in arrays.items():
+def _nested(values: Dict[str, Any]) -> dict:
+    """``{'group/name': value}`` -> ``{'group': {'name': value}}``"""
+    nest: dict = {}
+    for name, value in values.items():
         *groups, last = name.split('/')
         inner = nest
         for group in groups:
             inner = inner.setdefault(group, {})
-        inner[last] = array
+        inner[last] = value
     return nest

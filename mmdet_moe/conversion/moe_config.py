@@ -5,6 +5,8 @@ from typing import Any, List, Optional, Sequence
 
 from mmengine.config import Config
 
+from mmdet_moe.datasets.checks import type_name
+
 
 def experts_of(at: Sequence[str], num_experts: int, top_k: int,
                soft_constraint: Sequence[str]) -> dict:
@@ -144,8 +146,7 @@ def _coco_metric(evaluator: Any, name: str) -> Optional[str]:
     None where there is none."""
     listed = evaluator if isinstance(evaluator, list) else [evaluator or {}]
     for i, metric in enumerate(listed):
-        if (str(metric.get('type')).rpartition('.')[2] == 'CocoMetric'
-                and metric.get('ann_file')
+        if (type_name(metric) == 'CocoMetric' and metric.get('ann_file')
                 and not metric.get('format_only')):
             return f'{name}[{i}]' if isinstance(evaluator, list) else name
     return None

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from numbers import Real
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -14,8 +14,17 @@ from mmdet_moe.files import DataError
 
 
 def type_name(cfg: dict) -> str:
-    """The class that a config names, without a scope like ``mmdet.``."""
-    return str(cfg.get('type')).rsplit('.', 1)[-1]
+    """The name of the class that a config is of, whether it names the class,
+    with a scope like ``mmdet.`` or without, or holds it."""
+    kind = cfg.get('type')
+    return kind.__name__ if isinstance(kind, type) else (
+        str(kind).rsplit('.', 1)[-1])
+
+
+def dataset_class(cfg: dict) -> Optional[type]:
+    """The class of the config of a dataset; None if it is not known."""
+    kind = cfg.get('type')
+    return kind if isinstance(kind, type) else DATASETS.get(type_name(cfg))
 
 
 def check_coco_dataset(key: str, dataset: dict) -> None:
@@ -35,7 +44,7 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
     """
     while 'dataset' in dataset:
         dataset = dataset['dataset']
-    kind = DATASETS.get(type_name(dataset))
+    kind = dataset_class(dataset)
     # One with a loader of its own, such as LVISDataset, has files of its own.
     if kind is None or 'ann_file' not in dataset or (
             getattr(kind, 'load_data_list', None)

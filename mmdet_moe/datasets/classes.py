@@ -1,13 +1,12 @@
 """Whether data, heads and evaluation speak of the same classes."""
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
-from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
 from mmdet_moe.layers.checks import ConfigError, fail
 
-from .checks import type_name
+from .checks import dataset_class, type_name
 
 #: Heads that have an output for each class, by their keys in a config. What
 #: proposes regions has one class of its own.
@@ -64,7 +63,7 @@ def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
                 f'must be the same, in the same order: {parts[0]}, '
                 f'{next(p for p in parts if p != parts[0])}')
         return parts[0] if parts else None
-    kind = DATASETS.get(type_name(dataset))
+    kind = dataset_class(dataset)
     if kind is None or not issubclass(kind, BaseDataset):
         return None
     classes = kind._load_metainfo(dataset.get('metainfo')).get('classes')

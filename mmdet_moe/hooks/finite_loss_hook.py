@@ -2,11 +2,13 @@ from typing import Iterator, List, Optional, Sequence
 
 import torch
 from mmdet.structures.bbox import get_box_tensor
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from mmdet_moe.files import TrainingError
+from mmdet_moe.layers.distributed import all_reduce_max
 
 from .wrappers import optimizers_of, stepped, unwrapped
 
@@ -16,8 +18,10 @@ class FiniteLossHook(Hook):
     """Stops a training whose loss is no number, before it changes a weight.
 
     The error names the module that is the first to return something that is
-    not finite. The last checkpoint is from before. Steps that a gradient
-    scaler skips are none of its business.
+    not finite. The last checkpoint is from before. Of several processes all
+    stop, also if the loss of only one of them is no number; that takes a
+    collective of one number in each step. Steps that a gradient scaler skips
+    are none of its business.
 
     Raises:
         TrainingError: See above.
@@ -55,13 +59,22 @@ class FiniteLossHook(Hook):
             self._seen.append(_all_finite(output))
 
     def _check(self, *_) -> None:
-        if self._seen and not torch.stack(self._seen).all():
-            raise TrainingError(
-                f'the loss of iteration {self._runner.iter + 1} is not finite: '
-                + self._culprit() + '. No weight was changed by it, and the '
-                'last checkpoint is from before. ' +
-                (_flat_object(self._batch) or 'A lower learning rate, a '
-                 'longer warm-up or clip_grad may help'))
+        lost = ~torch.stack(self._seen).all() if self._seen else (
+            torch.zeros((), dtype=torch.bool))
+        device = next(self._model.parameters()).device
+        if not all_reduce_max(lost.to(device, torch.uint8)):
+            return
+        # All processes look for it: they may wait for each other on the way.
+        culprit = self._culprit()
+        of_ranks = all_gather_object(
+            f'{culprit}. No weight was changed by it, and the last checkpoint '
+            'is from before. ' +
+            (_flat_object(self._batch) or 'A lower learning rate, a longer '
+             'warm-up or clip_grad may help') if lost else None)
+        rank, text = next((n, t) for n, t in enumerate(of_ranks) if t)
+        where = f' on rank {rank}' if len(of_ranks) > 1 else ''
+        raise TrainingError(f'the loss of iteration {self._runner.iter + 1} '
+                            f'is not finite{where}: {text}')
 
     def _culprit(self) -> str:
         """What becomes of the same pictures, module by module."""
@@ -80,7 +93,8 @@ class FiniteLossHook(Hook):
         try:
             with torch.no_grad():
                 data = self._model.data_preprocessor(self._batch, True)
-                self._model(**data, mode='loss')
+                # With its wrapper, which may have the weights.
+                self._runner.model(**data, mode='loss')
         finally:
             for handle in handles:
                 handle.remove()
@@ -89,7 +103,8 @@ class FiniteLossHook(Hook):
 
 
 def _flat_object(batch) -> str:
-    """Which picture of a batch has an object that there is nothing of."""
+    """A sentence about the first picture of a batch in which an object has no
+    width or no height; empty if there is none."""
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     for sample in samples if isinstance(samples, (list, tuple)) else ():
         boxes = get_box_tensor(sample.gt_instances.bboxes)

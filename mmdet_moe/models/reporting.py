@@ -72,15 +72,17 @@ class DecisionReporter:
 
     def _before(self, detector: nn.Module, args: tuple, kwargs: dict) -> None:
         self._stack.close()
-        if _mode(args, kwargs) == 'predict' and not self._paused:
+        if _mode(args, kwargs) != 'predict':
+            return
+        # Of a teacher or student that predicts as a part of this detector.
+        for module in detector.modules():
+            inner = getattr(module, 'decision_reporter', self)
+            if inner is not self:
+                self._stack.enter_context(inner.paused())
+        if not self._paused:
             self._decisions = self._stack.enter_context(
                 traced(detector, self.features))
             self._stack.enter_context(self.provenance.watch())
-            # A teacher that predicts as a part of this detector.
-            for module in detector.modules():
-                inner = getattr(module, 'decision_reporter', self)
-                if inner is not self:
-                    self._stack.enter_context(inner.paused())
 
     def _after(self, detector: nn.Module, args: tuple, kwargs: dict,
                output) -> None:

@@ -12,6 +12,7 @@ from mmdet_moe.analysis.average_precision import (
     AveragePrecision,
     by_class,
 )
+from mmdet_moe.analysis.parts import join
 
 
 def dataset(pictures=12, seed=0, first_id=1):
@@ -67,10 +68,10 @@ def reference(coco, img_ids, detections):
 
 
 def ap_of(coco, img_ids, detections):
-    ap = AveragePrecision(coco, [1, 2, 3], img_ids)
-    for img_id, found in zip(img_ids, detections):
-        ap.take(**ap.match(img_id, found)[1])
-    return ap
+    about = coco, [1, 2, 3], img_ids
+    ap = AveragePrecision(*about)
+    matched = (ap.match(*one)[1] for one in zip(img_ids, detections))
+    return AveragePrecision(*about, join(matched))
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -138,12 +139,11 @@ def test_true_positives(tmp_path):
                          [0, 0, 10, 10]]),
         scores=np.array([0.9, 0.8, 0.7, 0.6]),
         labels=np.array([0, 0, 0, 1]))
-    ap = AveragePrecision(coco_of(content, tmp_path), [1, 2, 3], [1])
+    about = coco_of(content, tmp_path), [1, 2, 3], [1]
     # of two that match, the better score takes the object; class b has none
-    true, kept = ap.match(1, found)
+    true, matched = AveragePrecision(*about).match(1, found)
     assert true.tolist() == [False, True, False, False]
-    ap.take(**kept)
-    metrics = ap()
+    metrics = AveragePrecision(*about, matched)()
     assert metrics['AP50'] == pytest.approx(0.5)  # second of the ranking
     assert np.isnan(metrics['AP_L'])
 

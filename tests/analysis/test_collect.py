@@ -368,7 +368,7 @@ def test_the_order_of_the_pictures_does_not_matter(load_config, tmp_path):
     with pytest.raises(DataError, match='another config or checkpoint'):
         Parts(tmp_path / 'parts', dict(checkpoint='epoch_2.pth'), resume=True)
     parts = Parts(tmp_path / 'parts', about, resume=True)
-    assert parts.column('pictures/place').tolist() == [2, 0, 1]
+    assert parts.read()['pictures']['index'].tolist() == [2, 0, 1]
     one, other = make_records(run, join(seen)), make_records(run, parts.read())
     assert one.pictures == other.pictures and one.lines == other.lines
     assert one.ap() == pytest.approx(other.ap(), nan_ok=True)

@@ -2,12 +2,22 @@
 from pathlib import Path
 
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
+from mmdet_moe.datasets.checks import check_coco_dataset
 from mmdet_moe.datasets.classes import check_classes
+from mmdet_moe.files import DataError
+from mmdet_moe.hooks import SeedHook
+from mmdet_moe.resuming import keep_safe
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 CLASSES = ('disc', 'square', 'triangle', 'ring', 'cross')
+
+
+class Own(CocoDataset):
+    """In no registry."""
 
 
 def config(name='retinanet_moe_fpn_shapes', **options):
@@ -50,3 +60,20 @@ def test_datasets_that_are_joined():
         check_classes(cfg, ('train', ))
     cfg.train_dataloader.dataset.datasets[1] = part
     check_classes(cfg, ('train', 'val'))
+
+
+def test_a_config_that_holds_classes():
+    """As those of Python that import them."""
+    cfg = config('retinanet_moe_fpn_bccd')
+    cfg.train_dataloader.dataset = dict(
+        cfg.train_dataloader.dataset, type=Own,
+        metainfo=dict(classes=('RBC', 'WBC')))
+    with pytest.raises(ValueError, match='in the same order'):
+        check_classes(cfg, ('train', 'val'))
+    with pytest.raises(DataError, match='here.json does not exist'):
+        check_coco_dataset('data', dict(type=Own, ann_file='here.json'))
+    cfg.custom_hooks = [dict(type=SeedHook)]
+    cfg.default_hooks = dict(checkpoint=dict(type=CheckpointHook))
+    keep_safe(cfg)
+    assert cfg.default_hooks.checkpoint.backend_args.backend == 'WholeFiles'
+    assert [h.type for h in cfg.custom_hooks] == [SeedHook, 'FiniteLossHook']
