@@ -11,6 +11,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
 from ranks import on_ranks
+from torch import nn
 from torch.utils.data import DataLoader
 
 import mmdet_moe.models  # noqa: F401  (in the registries)
@@ -18,8 +19,13 @@ import mmdet_moe.models  # noqa: F401  (in the registries)
 OBJECTS = [[[8, 8, 40, 40], [30, 20, 90, 80]], [[4, 4, 24, 20]]]
 
 
-def train(rank, folder, sharded, use_orig_params=True):
-    """The losses of six steps, and the weights after them."""
+def train(rank, folder, sharded, lost=False, **options):
+    """The losses of six steps, and the shares of experts in them.
+
+    Args:
+        lost: Whether a weight of the head is no number.
+        options: Of the model's wrapper.
+    """
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
     torch.set_num_threads(1)
     init_default_scope('mmdet')
@@ -35,12 +41,14 @@ def train(rank, folder, sharded, use_orig_params=True):
     torch.manual_seed(0)
     detector = MODELS.build(model)
     detector.init_weights()
+    if lost:
+        detector.bbox_head.retina_reg.weight.data[0] = float('nan')
     if sharded:
         make = partial(FlexibleRunner, strategy=dict(
             type='FSDPStrategy', model_wrapper=dict(
                 type='MMFullyShardedDataParallel',
                 device_id=torch.device('cpu'),
-                use_orig_params=use_orig_params)))
+                **dict(dict(use_orig_params=True), **options))))
     else:
         make, detector = Runner, MMDistributedDataParallel(detector)
     runner = make(
@@ -49,7 +57,7 @@ def train(rank, folder, sharded, use_orig_params=True):
         train_cfg=dict(by_epoch=True, max_epochs=1),
         optim_wrapper=dict(optimizer=dict(
             type='SGD', lr=0.01, momentum=0.9, weight_decay=0.1)),
-        custom_hooks=[dict(type='MoEHook')],
+        custom_hooks=[dict(type='MoEHook'), dict(type='FiniteLossHook')],
         default_hooks=dict(checkpoint=None), default_scope='mmdet',
         experiment_name='sharded' if sharded else 'copies')
     runner.train()
@@ -61,7 +69,8 @@ def train(rank, folder, sharded, use_orig_params=True):
 
 @pytest.mark.slow
 def test_sharded_is_as_copies(tmp_path):
-    """An expert of each level and picture: some are idle on a rank, or both."""
+    """Losses and shares of experts are those of copies: an expert decides for
+    each level and picture, so some are idle on a rank, or on both."""
     sharded, copies = (
         on_ranks(partial(train, folder=tmp_path / name, sharded=name == 'a'),
                  tmp_path / f'{name}_ranks') for name in 'ab')
@@ -70,9 +79,19 @@ def test_sharded_is_as_copies(tmp_path):
             assert values == pytest.approx(b[key], rel=1e-5)
 
 
+def each_convolution(module, recurse, nonwrapped_numel):
+    """A policy, of which modules are sharded on their own."""
+    return recurse or isinstance(module, nn.Conv2d)
+
+
 @pytest.mark.slow
-def test_parameters_must_stay_apart(tmp_path):
-    """Otherwise a layer has none, and would be left out of the training."""
-    flat = partial(train, folder=tmp_path, sharded=True, use_orig_params=False)
-    with pytest.raises(Exception, match='use_orig_params=False: allowed is'):
-        on_ranks(flat, tmp_path / 'ranks')
+@pytest.mark.parametrize('options, message', [
+    # Otherwise a layer has no parameters, and would be left out.
+    (dict(use_orig_params=False), 'use_orig_params=False: allowed is'),
+    (dict(auto_wrap_policy=each_convolution),
+     'wraps modules in bbox_head.cls_convs.0.experts'),
+    (dict(lost=True), r'bbox_head.retina_reg \(Conv2d\) has weights that')])
+def test_what_is_refused(tmp_path, options, message):
+    with pytest.raises(Exception, match=message):
+        on_ranks(partial(train, folder=tmp_path, sharded=True, **options),
+                 tmp_path / 'ranks')

@@ -5,7 +5,7 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from mmdet_moe.datasets.draws import Entropy, seed_all, seed_draws
 
@@ -26,8 +26,10 @@ class SeedHook(Hook):
     drew and wrote into the checkpoint.
 
     What cannot be the same: a training that is cut off between two
-    accumulated passes, a data set that keeps pictures of earlier draws (as
-    cached Mosaic does), and transforms with a generator of their own.
+    accumulated passes, or within an epoch (a checkpoint with ``by_epoch=False``
+    of a loop by epochs: MMEngine begins the epoch anew); a data set that keeps
+    pictures of earlier draws, as cached Mosaic does; and transforms with a
+    generator of their own.
     """
     priority = 'VERY_HIGH'  # before others draw anything in an iteration
 
@@ -58,9 +60,10 @@ class SeedHook(Hook):
             run = self._seed, get_rank(), 1
             if isinstance(loop, EpochBasedTrainLoop):
                 return (*run, loop.epoch, 0)
-            if hasattr(loader.batch_sampler.sampler, 'skip'):
-                # An infinite sampler; resuming skips what was drawn before.
-                return (*run, 0, loop.iter * loader.batch_sampler.batch_size)
+            if type(loader.batch_sampler) is BatchSampler and hasattr(
+                    loader.sampler, 'skip'):
+                # When it resumes, MMEngine has the sampler skip what was drawn.
+                return (*run, 0, loop.iter * loader.batch_size)
             return (*run, next(times), 0)  # resuming draws it all once more
 
         return start

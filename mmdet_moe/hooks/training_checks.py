@@ -5,8 +5,10 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmdet_moe.layers import MoELayer
+from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, fail
+
+from .wrappers import unwrapped
 
 
 def trainable(module: nn.Module) -> bool:
@@ -15,13 +17,26 @@ def trainable(module: nn.Module) -> bool:
 
 
 def check_sharding(model: nn.Module) -> None:
-    """Refuse sharding in which layers lose their parameters to one that is
-    flat: it could not be told which are an idle expert's, or trained at all."""
+    """Refuse sharding under which experts could not be trained.
+
+    With one flat parameter for all of a module it could not be told what is
+    an idle expert's. A single expert may not be sharded: it collects its
+    weights from the other processes when it is called, and those on which it
+    is idle do not call it.
+    """
     for module in model.modules():
-        if isinstance(module, FullyShardedDataParallel) and not getattr(
-                module, '_use_orig_params', True):
+        if _sharded(module) and not getattr(module, '_use_orig_params', True):
             fail('strategy.model_wrapper.use_orig_params', False,
                  'True for a model with experts')
+    for name, layer in moe_layers(unwrapped(model)).items():
+        if any(map(_sharded, layer.experts.modules())):
+            fail('strategy.model_wrapper.auto_wrap_policy',
+                 f'a policy that wraps modules in {name}.experts',
+                 'one that wraps whole MoE layers or larger modules')
+
+
+def _sharded(module: nn.Module) -> bool:
+    return isinstance(module, FullyShardedDataParallel)
 
 
 def check_constraint(name: str, layer: MoELayer, model: nn.Module) -> None:

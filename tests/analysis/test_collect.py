@@ -1,5 +1,7 @@
 """The real detector: what is kept, and what interventions give."""
+import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from torch import nn
 
-from mmdet_moe.analysis.collect import Collector, evenly_spaced
+from mmdet_moe.analysis.collect import Collector, collect, evenly_spaced
 from mmdet_moe.analysis.interventions import (
     DRAWS,
     Intervention,
@@ -349,6 +351,57 @@ def test_weights_over_boxes_are_those_of_the_same_objects(load_config):
             and y1 <= (i + 0.5) / grid.shape[0] * height <= y2
         ] or [records.weights(name, objects[[row]])[0]]
         assert over[row] == pytest.approx(np.mean(inside, axis=0), abs=1e-5)
+
+
+def test_what_was_seen_before_a_cut_is_not_seen_again(
+        load_config, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmdet_moe.analysis.parts.PICTURES', 1)
+    detector = build(load_config, bbox_head=dict(moe=MOE))
+    data = batch(3)
+    runs = plan(moe_layers(detector), ['drop'])
+    batches = [{key: x[i:i + 1] for key, x in data.items()} for i in range(3)]
+    processed = []
+
+    def go(cut_at=None, resume=True):
+        run = collector(detector, data, runs)
+        process = run.process
+
+        def one(some):
+            img_id = some['data_samples'][0].img_id
+            if img_id == cut_at:
+                raise KeyboardInterrupt
+            processed.append(img_id)
+            return process(copy.deepcopy(some))
+
+        run.process = one
+        parts = Parts(tmp_path / 'parts', {}, resume=resume)
+        collect(SimpleNamespace(test_dataloader=batches), run, parts)
+        return make_records(run, parts.read())
+
+    with pytest.raises(KeyboardInterrupt):
+        go(cut_at=3, resume=False)
+    cut = go()
+    assert processed == [1, 2, 3]
+    whole = go(resume=False)
+    assert processed == [1, 2, 3, 1, 2, 3]
+    assert cut.lines == whole.lines and cut.pictures == whole.pictures
+    assert cut.ap() == pytest.approx(whole.ap(), nan_ok=True)
+    for i, ap in cut.interventions.items():
+        assert ap() == pytest.approx(whole.interventions[i](), nan_ok=True)
+
+
+def test_experts_are_drawn_for_each_batch_anew_and_again_alike(load_config):
+    detector = build(load_config, bbox_head=dict(moe=MOE, moe_in='cls'))
+    layer, = moe_layers(detector).values()
+    inputs = [torch.randn(16, 64, 4, 4)]
+    draws = []
+    for value, number in ((1, 0), (1, 0), (1, 1), (0, 1)):
+        intervention = Intervention(
+            'bbox_head.cls_subnet', 'random_routing', value)
+        with intervention.applied(detector, number):
+            draws.append(layer.decide(inputs).weights > 0)
+    assert torch.equal(draws[0], draws[1])
+    assert len({tuple(d.flatten().tolist()) for d in draws}) == 3
 
 
 def test_the_order_of_the_pictures_does_not_matter(load_config, tmp_path):

@@ -1,8 +1,12 @@
 """A training that goes wrong stops, and says where."""
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dist import all_reduce, get_rank
+from mmengine.model import MMDistributedDataParallel
+from ranks import on_ranks
 from torch import nn
 from toy import Tower, train
 
@@ -53,6 +57,42 @@ def test_weights_that_are_no_numbers(tmp_path):
     with pytest.raises(TrainingError, match='tower.experts.1 .* has weights'):
         train(tmp_path, model, hooks=[
             dict(type='MoEHook'), dict(type='FiniteLossHook')])
+
+
+class Averaging(Broken):
+    """Waits for the other processes, as heads of MMDetection do; one has
+    pictures that give no number."""
+
+    def forward(self, inputs, mode):
+        inputs = inputs * (float('nan') if get_rank() and self.late else 1)
+        losses = super().forward(inputs, mode)
+        all_reduce(losses['loss_task'].detach().clone())
+        return losses
+
+    @property
+    def late(self):
+        return self.stem[1].calls >= 4
+
+
+def on_rank(rank, folder):
+    torch.manual_seed(0)
+    model = Averaging(1.0)
+    wrapped = MMDistributedDataParallel(model, device_ids=None)
+    weights = []
+    model.register_forward_pre_hook(lambda *_: weights.append(
+        [w.detach().clone() for w in model.parameters()]))
+    with pytest.raises(TrainingError) as error:
+        train(f'{folder}/{rank}', wrapped, epochs=2, hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')])
+    return str(error.value), all(
+        map(torch.equal, weights[2], model.parameters()))
+
+
+def test_all_processes_stop_where_one_has_no_number(tmp_path):
+    one, other = on_ranks(partial(on_rank, folder=tmp_path), tmp_path / 'ranks')
+    assert one == other and one[1]
+    assert one[0].startswith('the loss of iteration 3 is not finite on rank 1: '
+                             'stem.0 (Conv2d) returns it')
 
 
 def test_a_step_that_a_gradient_scaler_skips_is_forgotten():
