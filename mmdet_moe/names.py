@@ -46,7 +46,7 @@ def metric_key(layer: str, what: str, expert: Optional[int] = None) -> str:
                          f'_expert{expert}') + f'_{what}'
 
 
-# Logs of trainings that were begun some time ago have slashes.
+# Logs of earlier versions have slashes in the place of the dots.
 _STEP = re.compile(r'moe[./](.+)[./]importance_(\d+)$')
 _SIZE = re.compile(rf'moe/(.+)_expert(\d+)_({"|".join(SIZES)})$')
 

@@ -45,15 +45,10 @@ CONSTRAINTS = (
     *(dict(hard_constraint=dict(type=name)) for name in HARD))
 ACCUMULATED = 1, 2
 STEPS = 10
-EVERYTHING = list(
-    itertools.product(DETECTORS, OPTIMIZERS, ACCUMULATED, range(
-        len(CONSTRAINTS))))
+SETTINGS = list(itertools.product(DETECTORS, OPTIMIZERS, ACCUMULATED))
 #: Each constraint once, and all else in turn.
 SOME = [(*rest, c) for c, rest in enumerate(
-    itertools.islice(
-        itertools.cycle(
-            itertools.product(DETECTORS, OPTIMIZERS, ACCUMULATED)),
-        len(CONSTRAINTS)))]
+    itertools.islice(itertools.cycle(SETTINGS), len(CONSTRAINTS)))]
 BOXES = [[[8 + 4 * i, 12, 40 + 6 * i, 50], [30, 20 + i, 60, 44]]
          for i in range(4)]
 
@@ -185,7 +180,9 @@ def same(found: dict, expected: dict, tolerance: float, arm: tuple) -> None:
 
 @pytest.mark.parametrize('arms', [
     pytest.param(SOME, id='some'),
-    pytest.param(EVERYTHING, id='everything', marks=pytest.mark.slow)])
+    *(pytest.param([(*rest, c) for c in range(len(CONSTRAINTS))],
+                   id='-'.join(map(str, rest)), marks=pytest.mark.slow)
+      for rest in SETTINGS)])
 def test_two_ranks_equal_one_process(tmp_path, arms):
     both = on_ranks(partial(on_rank, arms), tmp_path)
     alone = on_ranks(partial(on_rank, arms), tmp_path / 'alone', 1)[0]

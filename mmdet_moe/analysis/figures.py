@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmdet_moe.files import replacing
 from mmdet_moe.sizes import SIZES
 from mmdet_moe.visualization import EXPERT_COLOURS
 
@@ -50,10 +51,11 @@ class Illustration:
 
     def save(self, folder: Path) -> List[Path]:
         """Write it as PNG and PDF."""
-        folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f'{self.name}.{kind}' for kind in ('png', 'pdf')]
         for path in paths:
-            self.figure.savefig(path, dpi=200, bbox_inches='tight')
+            with replacing(path, 'wb') as file:
+                self.figure.savefig(file, format=path.suffix[1:], dpi=200,
+                                    bbox_inches='tight')
         return paths
 
 

@@ -1,12 +1,12 @@
-"""Graphs: what is computed once, and recorded to be run for other inputs."""
+"""Whether a computation is recorded, to be repeated for other inputs."""
 import torch
 
 
 def recorded_as_a_graph() -> bool:
-    """Whether what is computed now is recorded, to be run for other inputs:
-    by a tracer or an exporter, such as that to ONNX.
+    """Whether a tracer or an exporter, such as that to ONNX, records what is
+    computed now.
 
-    What a sparse dispatch does depends on the decisions, and a record of it
-    would repeat those of one input for all others.
+    The operations of a sparse dispatch depend on the decisions. A record of
+    them would repeat the decisions about one input for all other inputs.
     """
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
