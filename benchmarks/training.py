@@ -5,18 +5,20 @@
 Runs the config's own training loop for an epoch (for the demo on 320
 generated pictures) and takes the time of its parts, each without the parts
 inside of it. ``waiting for data`` is what the loop spends between two steps;
-below, what the workers of the data loader need for the pictures of a step.
+below, what the workers of the data loader need for the pictures of a step, and
+what the epoch's checkpoint and validation take.
 """
 import argparse
 import tempfile
 import time
 from collections import defaultdict
+from functools import wraps
 from pathlib import Path
 
 import torch
 from measure import keep_memory, machine, wait
 from mmengine.dataset import pseudo_collate
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from terminaltables import GithubFlavoredMarkdownTable
 
 from mmdet_moe.datasets.shapes import generate
@@ -25,6 +27,7 @@ from mmdet_moe.launch import build_runner, load_config
 from mmdet_moe.layers import moe_layers
 
 DEMO = Path(__file__).parents[1] / 'configs/retinanet_moe_fpn_shapes.py'
+VALIDATED = 80  # pictures
 WARM_UP = 4  # steps that are not counted
 
 
@@ -38,6 +41,7 @@ class Stopwatch:
     def watch(self, owner, method: str, label: str) -> None:
         run = getattr(owner, method)
 
+        @wraps(run)
         def timed(*args, **kwargs):
             wait()
             start = time.perf_counter()
@@ -58,6 +62,20 @@ class Profile(Hook):
 
     def __init__(self) -> None:
         self.stopwatch, self.steps, self.ended = Stopwatch(), 0, None
+        self.after_epoch = {}
+
+    def watch_whole(self, owner, method: str, label: str) -> None:
+        """Take the time of what comes after the steps, parts included."""
+        run = getattr(owner, method)
+
+        def timed(*args, **kwargs):
+            before, start = self.stopwatch.seconds.copy(), time.perf_counter()
+            returned = run(*args, **kwargs)
+            self.after_epoch[label] = time.perf_counter() - start
+            self.stopwatch.seconds = before
+            return returned
+
+        setattr(owner, method, timed)
 
     def before_train(self, runner) -> None:
         model, head = runner.model, runner.model.bbox_head
@@ -80,6 +98,10 @@ class Profile(Hook):
               for hook in runner.hooks if isinstance(hook, MoEHook)),
         ):
             self.stopwatch.watch(owner, method, label)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                self.watch_whole(hook, 'after_train_epoch', 'checkpoint')
+        self.watch_whole(runner.val_loop, 'run', 'validation')
         run = runner.train_loop.run_iter
 
         def step(*args, **kwargs):
@@ -114,13 +136,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         options = {}
         if args.config == str(DEMO):
-            data = generate(Path(folder, 'shapes'), 320, 1)
-            options['train_dataloader.dataset.data_root'] = f'{data}/'
+            data = generate(Path(folder, 'shapes'), 320, VALIDATED)
+            options = {
+                f'{part}_dataloader.dataset.data_root': f'{data}/'
+                for part in ('train', 'val')
+            }
+            for i in range(2):
+                options[f'val_evaluator.{i}.ann_file'] = str(
+                    data / 'annotations/instances_val.json')
         cfg = load_config(args.config, work_dir=folder, cfg_options=options)
         cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-        cfg.default_hooks.checkpoint = None
-        for key in ('val_cfg', 'val_dataloader', 'val_evaluator'):
-            cfg[key] = None
         cfg.visualizer.vis_backends = []
         cfg.log_level = 'WARNING'
         runner = build_runner(cfg, ('train', ))
@@ -129,7 +154,9 @@ def main():
         runner.train()
         workers = runner.train_loop.dataloader.num_workers
         pipeline = input_pipeline(runner)
+        validated = len(runner.val_loop.dataloader.dataset)
     n, seconds = profile.steps - WARM_UP, profile.stopwatch.seconds
+    once = profile.after_epoch
     rows, total = sorted(
         seconds.items(), key=lambda row: -row[1]), sum(seconds.values())
     print(f'\n{machine()}, {n} steps of {Path(args.config).name}\n')
@@ -138,7 +165,9 @@ def main():
         [[label, f'{1e3 * s / n:.1f}', f'{100 * s / total:.1f}']
          for label, s in (*rows, ('whole step', total))]).table)
     print(f'\n{workers} workers for the data, each {1e3 * pipeline:.0f} ms for '
-          'the pictures of a step')
+          'the pictures of a step\n'
+          f"a checkpoint: {once['checkpoint']:.2f} s, a validation: "
+          f"{1e3 * once['validation'] / validated:.0f} ms for a picture")
 
 
 if __name__ == '__main__':
