@@ -98,7 +98,7 @@ def only_for_the_first_picture(detector: nn.Module, name: str) -> None:
     first, others = ((x @ direction).max().item() for x in features)
     assert first > others
     gate = moe_layers(detector)[name].gate
-    scale = 40 / (first - others)  # from far below the other logits to above
+    scale = 10 / (first - others)  # from below the other logits to above
     gate.fc_weight.data[2] = scale * direction
     gate.fc_bias.data[2] = -scale * (first + others) / 2
 
