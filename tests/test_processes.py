@@ -68,7 +68,7 @@ def build(name: str, constraint: dict) -> nn.Module:
     detector = MODELS.build(cfg)
     detector.init_weights()
     # What optimizers make of rounding errors stays small in double precision.
-    detector.double()
+    train_mode(detector.double())
     for name, layer in moe_layers(detector).items():
         layer.gate.fc_weight.data *= 5
         layer.gate.fc_bias.data[-1] = -1e4  # the last one never gets anything
@@ -88,19 +88,30 @@ def pictures(detector: nn.Module, seed: int) -> dict:
 def only_for_the_first_picture(detector: nn.Module, name: str) -> None:
     """Have the gate of a layer send samples of the first picture alone to the
     third expert, so that it has nothing on the other rank."""
-    features = []
+    features, logits = [], []
     for some in (slice(1), slice(1, None)):
         data = {key: x[some] for key, x in pictures(detector, 0).items()}
         with traced(detector, features=True) as decisions:
             detector(**data, mode='loss')
         features.append(torch.cat([d.features for d in decisions[name]]))
+        logits += [d.routing.logits[:, :2] for d in decisions[name]]
     direction = features[0].mean(dim=0) - features[1].mean(dim=0)
     first, others = ((x @ direction).max().item() for x in features)
     assert first > others
+    # From 1 below the logits of the first two experts to 1 above.
+    highest = 1 + torch.cat(logits).abs().max().item()
+    scale = 2 * highest / (first - others)
     gate = moe_layers(detector)[name].gate
-    scale = 10 / (first - others)  # from below the other logits to above
     gate.fc_weight.data[2] = scale * direction
     gate.fc_bias.data[2] = -scale * (first + others) / 2
+
+
+def train_mode(detector: nn.Module) -> None:
+    """But with the statistics of BatchNorm as they are."""
+    detector.train()
+    for module in detector.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def average_alike(detector: nn.Module) -> None:
@@ -145,10 +156,7 @@ def train(arm: tuple, rank: int) -> dict:
     own = 4 // accumulated // world_size()
     losses = []
     for i in range(STEPS * accumulated):
-        model.train()
-        for module in detector.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        train_mode(detector)
         data = pictures(detector, i // accumulated)
         first = own * (world_size() * (i % accumulated) + rank)
         data = {key: x[first:first + own] for key, x in data.items()}
