@@ -37,7 +37,7 @@ OPTIMIZERS = dict(
     momentum=dict(lr=0.001, momentum=0.9, weight_decay=0.05),
     # Without a larger eps it makes whole steps of rounding errors, where a
     # gradient is nearly 0.
-    adamw=dict(lr=0.0001, weight_decay=0.05, eps=1e-6))
+    adamw=dict(lr=0.0001, weight_decay=0.05, eps=1e-4))
 SOFT = ('Importance', 'KL', 'Load', 'Switch', 'Entropy', 'RouterZ', 'Variance')
 HARD = ('RelativeImportance', 'MeanImportance', 'LossFreeBias')
 CONSTRAINTS = (
