@@ -24,6 +24,7 @@ from .collapse_alarm import CollapseAlarm
 from .telling import DomainsOfPictures, padding_does_not_count
 from .training_checks import (
     check_constraint,
+    check_optimizers,
     check_sharding,
     check_training,
     trainable,
@@ -118,6 +119,7 @@ class MoEHook(Hook):
             [layer.experts for layer in self._layers.values()])
         self._idle = IdleExperts(self._layers)
         optimizers = optimizers_of(runner.optim_wrapper)
+        check_optimizers(optimizers)
         self._handles = [
             model.register_forward_pre_hook(self._discard),
             model.register_forward_hook(self._add_losses, with_kwargs=True),

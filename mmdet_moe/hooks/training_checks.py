@@ -1,9 +1,11 @@
 """What would make a constraint or a gate useless, found before training."""
 import logging
+from typing import Sequence
 
 from mmengine.logging import print_log
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
 
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, fail
@@ -37,6 +39,16 @@ def check_sharding(model: nn.Module) -> None:
 
 def _sharded(module: nn.Module) -> bool:
     return isinstance(module, FullyShardedDataParallel)
+
+
+def check_optimizers(optimizers: Sequence[Optimizer]) -> None:
+    """Refuse optimizers of which nobody is told when they make a step, such
+    as those of DeepSpeed's ZeRO: idle experts would move."""
+    for optimizer in optimizers:
+        if not hasattr(optimizer, 'register_step_pre_hook'):
+            fail('the optimizer', type(optimizer).__name__,
+                 'one of torch for a model with experts; DeepSpeed has it with '
+                 'zero_optimization.stage=0, and FSDPStrategy in any case')
 
 
 def check_constraint(name: str, layer: MoELayer, model: nn.Module) -> None:
