@@ -1,9 +1,10 @@
 """Ten steps of a detector on two ranks, and in one process with all pictures.
 
 Pictures, initial weights and constraint are the same, and so must be losses,
-weights and the state of the constraint. What MMDetection itself does by rank
-is taken out: the averaging factor of a loss, the statistics of BatchNorm in
-the backbone, and the random choice of regions.
+weights and the state of the constraint, and gradients, in units of the norm of
+all of them where that is above 1. What MMDetection itself does by rank is
+taken out: the averaging factor of a loss, the statistics of BatchNorm in the
+backbone, and the random choice of regions.
 """
 import itertools
 from functools import partial
@@ -193,7 +194,7 @@ def same(found: dict, expected: dict, tolerance: float, arm: tuple) -> None:
         value = expected[key]
         if value is not None:
             torch.testing.assert_close(
-                found[key], value, atol=tolerance, rtol=tolerance,
+                found[key], value, atol=tolerance, rtol=1e-5,
                 msg=lambda text, key=key: f'{arm} {key}: {text}')
 
 
@@ -213,7 +214,10 @@ def test_two_ranks_equal_one_process(tmp_path, arms):
             for ours, theirs in zip(result['gradients'], one['gradients']):
                 assert [n for n, g in ours.items() if g is None] == [
                     n for n, g in theirs.items() if g is None]
-                same(ours, theirs, 1e-5, arm)
+                # Gates decide, and are differentiated, in single precision.
+                norm = sum(g.pow(2).sum() for g in theirs.values()
+                           if g is not None).sqrt().item()
+                same(ours, theirs, 1e-5 * max(1, norm), arm)
             same(result['state'], one['state'], 1e-5, arm)
             # Steps add up what the gates' single precision rounds.
             same(result['weights'], one['weights'], 1e-4, arm)
