@@ -59,7 +59,10 @@ BOXES = [[[8 + 4 * i, 12, 40 + 6 * i, 50], [30, 20 + i, 60, 44]]
 def build(name: str, constraint: dict) -> nn.Module:
     init_default_scope('mmdet')
     cfg = Config.fromfile(CONFIGS / DETECTORS[name]).model
-    cfg.backbone.update(base_channels=8, stem_channels=8)
+    # Residual branches that start at 0 are at the kink of ReLU, where a
+    # rounding error is a gradient or none.
+    cfg.backbone.update(
+        base_channels=8, stem_channels=8, zero_init_residual=False)
     cfg.neck.in_channels = [8, 16, 32, 64]
     moe = cfg.experts[0] if 'experts' in cfg else cfg.bbox_head.moe
     moe.update(
