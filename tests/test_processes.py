@@ -1,11 +1,11 @@
 """Ten steps of a detector on two ranks, and in one process with all pictures.
 
 Pictures, initial weights and constraint are the same, and so must be losses,
-gradients, weights and the state of the constraint. What MMDetection itself does
-by rank is taken out: the averaging factor of a loss, the statistics of BatchNorm
-in the backbone, and the random choice of regions. All is computed in double
-precision, gates included: a sum over other batches rounds in another way, and
-ten steps make more of that, where a ReLU or an optimizer changes its mind.
+gradients, weights and the state of the constraint. What MMDetection itself
+does by rank is taken out: the averaging factor of a loss, the statistics of
+BatchNorm in the backbone, and the random choice of regions. All is computed in
+double precision, gates included: a sum over other batches rounds in another
+way, which ten steps enlarge where a ReLU is at its kink.
 """
 import itertools
 from functools import partial, partialmethod
