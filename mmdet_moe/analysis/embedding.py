@@ -7,7 +7,6 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from .records import Records
-from .tables import groupings
 
 #: With fewer decisions there is nothing to see.
 LEAST = 10
@@ -21,7 +20,7 @@ class Embedding:
 
     Attributes:
         points: (n, 2).
-        groups: By size, level and class: group of each point, names.
+        groups: By grouping: group of each point, names.
         method: How the points were made, in words.
     """
     points: np.ndarray
@@ -36,7 +35,7 @@ def embed(records: Records,
           seed: int = 0) -> Optional[Embedding]:
     """The logits of decisions that have objects under them.
 
-    A decision has the size and class that most of its objects have.
+    A decision is in the groups that most of its objects are in.
 
     Args:
         records: Of a run.
@@ -57,7 +56,8 @@ def embed(records: Records,
     if len(chosen) < LEAST or np.ptp(logits, axis=0).max() < 1e-6:
         return None
     groups = {}
-    for by, (group, names) in groupings(records, things).items():
+    for by, names in records.groupings.items():
+        group = things.groups[by]
         if by != 'supercategory' and (group >= 0).all():
             votes = np.zeros((len(units), len(names)))
             np.add.at(votes, (index, group), 1)

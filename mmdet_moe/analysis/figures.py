@@ -98,11 +98,11 @@ def usage_figure(name: str, table: dict) -> Illustration:
 
 def assignment_figures(name: str, table: dict) -> Iterator[Illustration]:
     """A heat map for each property of the objects."""
-    for by in ('size', 'level', 'class', 'supercategory', 'domain'):
+    for by, rows in table['objects'].items():
+        if by == 'unassigned':
+            continue
         groups = {
-            group: row
-            for group, row in table['objects'].get(by, {}).items()
-            if row['count']
+            group: row for group, row in rows.items() if row['count']
         }
         if not groups:
             continue

@@ -8,7 +8,6 @@ import cv2
 import mmcv
 import numpy as np
 
-from mmdet_moe.sizes import SIZES
 from mmdet_moe.visualization import EXPERT_COLOURS
 
 from .records import Records, Things
@@ -29,9 +28,8 @@ class Box:
     y: float
     width: float
     height: float
-    label: str
-    size: str
-    level: int
+    #: By grouping, what group it is in; see :meth:`.Records.described`.
+    groups: Dict[str, str]
     score: float
     #: By layer: leading expert, its weight; None without a level.
     experts: Dict[str, Tuple[int, float]]
@@ -75,9 +73,7 @@ class Shown:
 class Crop:
     """An object, and what an expert weighs it with."""
     url: str
-    label: str
-    size: str
-    level: int
+    groups: Dict[str, str]
     weight: float
     name: str
 
@@ -177,8 +173,7 @@ def _boxes(kind: str, records: Records, things: Things,
         Box(
             kind, *np.round(zoom * things.box[j, :2], 1).tolist(),
             *np.round(zoom * (things.box[j, 2:] - things.box[j, :2]),
-                      1).tolist(), records.classes[things.label[j]],
-            SIZES[things.size[j]], int(things.level[j]),
+                      1).tolist(), records.described(things, j),
             float(things.score[j]), experts[j]) for j in range(len(things))
     ]
 
@@ -212,8 +207,7 @@ def _crop(records: Records, things: Things, j: int, weight: float) -> Crop:
     return Crop(
         _data_url(cv2.resize(cut, (width, CROP),
                              interpolation=cv2.INTER_AREA)),
-        records.classes[things.label[j]], SIZES[things.size[j]],
-        int(things.level[j]), float(weight), Path(picture.path).name)
+        records.described(things, j), float(weight), Path(picture.path).name)
 
 
 def _data_url(picture: np.ndarray,

@@ -1,11 +1,12 @@
 """Records, made of what is known about the pictures."""
-from typing import Dict, List
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.checks import ConfigError
+from mmdet_moe.sizes import SIZES, size_of
 
 from .collect import AS_IT_IS, Collector, seen
 from .layer_record import LayerRecord, layer_record
@@ -46,24 +47,21 @@ def make_records(collector: Collector, known: Nest) -> Records:
         raise ConfigError(
             'there is nothing to report about any MoE layer of the model; '
             + '; '.join(f'{name}: {why}' for name, why in left_out.items()))
+    pictures = _pictures(collector, **known['pictures'])
+    groupings = _groupings(collector, pictures)
     objects, detections = (
         _in_order(known[kind], index, {
             name: known['layers'][name]['rows'] for name in names
-        }) for kind in ('objects', 'detections'))
+        }, groupings) for kind in ('objects', 'detections'))
     by_picture = np.argsort(known['objects']['picture'], kind='stable')
     over, features = ({
         name: known['layers'][name][key][by_picture] for name in names
     } for key in ('over', 'features'))
-    above = [
-        collector.coco.cats[c].get('supercategory') for c in collector.cat_ids
-    ]
     ap = collector.average_precision(known['ap'][AS_IT_IS])
     return Records(
-        pictures=_pictures(collector, **known['pictures']),
+        pictures=pictures,
         shown=sorted(map(int, known.get('shown', {}))),
-        classes=collector.classes,
-        supercategories=above if all(above) else None,
-        levels=collector.levels,
+        groupings={by: names for by, (names, _) in groupings.items()},
         layers={
             name: _layer(collector.layers[name], known['layers'][name],
                          np.argsort(index), {
@@ -116,8 +114,42 @@ def _layer(layer: MoELayer, kept: Nest, order: np.ndarray,
         })
 
 
-def _in_order(columns: Nest, index: np.ndarray,
-              rows: Dict[str, np.ndarray]) -> Things:
+#: The group of each thing, of its columns.
+GroupOf = Callable[[Nest], np.ndarray]
+
+
+def _groupings(collector: Collector, pictures: Sequence[Picture]
+               ) -> Dict[str, Tuple[List[str], GroupOf]]:
+    """What boxes are grouped by: the names of the groups, and what tells the
+    group of each box."""
+    found: Dict[str, Tuple[List[str], GroupOf]] = {
+        'size': (list(SIZES), lambda columns: size_of(columns['area'])),
+        'level': ([f'level {i}' for i in range(collector.levels)],
+                  lambda columns: columns['level'].astype(int)),
+        'class': (collector.classes, lambda columns: columns['label'])
+    }
+    above = [
+        collector.coco.cats[c].get('supercategory') for c in collector.cat_ids
+    ]
+    if all(above):
+        supercategories = sorted(set(above))
+        of_label = np.array([supercategories.index(s) for s in above])
+        found['supercategory'] = (supercategories,
+                                  lambda columns: of_label[columns['label']])
+    domains = sorted({p.domain for p in pictures} - {None})
+    of_picture = np.array(
+        [-1 if p.domain is None else domains.index(p.domain)
+         for p in pictures])
+    found['domain'] = (domains,
+                       lambda columns: of_picture[columns['picture']])
+    return {
+        by: (names, group) for by, (names, group) in found.items()
+        if len(names) > (by in ('supercategory', 'domain'))
+    }
+
+
+def _in_order(columns: Nest, index: np.ndarray, rows: Dict[str, np.ndarray],
+              groupings: Dict[str, Tuple[List[str], GroupOf]]) -> Things:
     """Things by picture, with the rows of the layers' records that they are
     under.
 
@@ -125,6 +157,7 @@ def _in_order(columns: Nest, index: np.ndarray,
         columns: As they were appended.
         index: (I,) which picture each of those was, in the same order.
         rows: By layer (I,) how many rows of the record are of each.
+        groupings: As of :func:`_groupings`.
     """
     nth = np.argsort(index)[columns['picture']]  # as they were appended
     under = {}
@@ -132,5 +165,8 @@ def _in_order(columns: Nest, index: np.ndarray,
         own = columns['under'][name]
         before = np.cumsum(number) - number
         under[name] = np.where(own >= 0, own + before[nth], -1)
-    things = Things(**{**columns, 'under': under})
+    things = Things(
+        *(columns[name] for name in ('picture', 'box')),
+        {by: group(columns) for by, (_, group) in groupings.items()},
+        *(columns[name] for name in ('score', 'true')), under)
     return things[np.argsort(columns['picture'], kind='stable')]

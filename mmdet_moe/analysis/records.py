@@ -4,8 +4,6 @@ from typing import Dict, List, Optional
 
 import numpy as np
 
-from mmdet_moe.sizes import size_of
-
 from .average_precision import AveragePrecision
 from .interventions import Intervention
 from .layer_record import LayerRecord
@@ -24,24 +22,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Things:
-    """Annotated objects, or detections: n of them.
+    """What decisions are about, n of them, with what is known about each.
+
+    They are annotated objects, or detections.
 
     Attributes:
         picture: (n,) index of the picture.
         box: (n, 4) as x1, y1, x2, y2 in pixels of the original picture.
-        label: (n,) class.
-        area: (n,) in pixels; annotated, or of the box.
-        level: (n,) pyramid level, -1 if it has none.
-        score: (n,) of a detection; 1 for an object.
-        true: (n,) whether a detection is one at IoU 0.5; True for an object.
+        groups: By grouping, such as ``'class'``, (n,) the index of the group
+            that each is in, -1 if it is in none.
+        score: (n,) of a detection; 1 for what is annotated.
+        true: (n,) whether a detection is one at IoU 0.5; True for what is
+            annotated.
         under: By layer (n,) which row of its record each is under, -1 if
             none.
     """
     picture: np.ndarray
     box: np.ndarray
-    label: np.ndarray
-    area: np.ndarray
-    level: np.ndarray
+    groups: Dict[str, np.ndarray]
     score: np.ndarray
     true: np.ndarray
     under: Dict[str, np.ndarray]
@@ -50,17 +48,10 @@ class Things:
         return len(self.picture)
 
     def __getitem__(self, rows) -> 'Things':
-        return Things(
-            *(getattr(self, name)[rows] for name in _COLUMNS),
-            {name: under[rows] for name, under in self.under.items()})
-
-    @property
-    def size(self) -> np.ndarray:
-        """(n,) index into COCO's small, medium, large."""
-        return size_of(self.area)
-
-
-_COLUMNS = ('picture', 'box', 'label', 'area', 'level', 'score', 'true')
+        return Things(*(
+            {name: column[rows] for name, column in value.items()}
+            if isinstance(value, dict) else value[rows]
+            for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -69,9 +60,8 @@ class Records:
 
     Attributes:
         pictures: The I test pictures.
-        classes: Names of the classes.
-        supercategories: Their supercategories; None if the file has none.
-        levels: L of the detector; 0 if its objects cannot be given levels.
+        groupings: What things are grouped by, in the order of the tables:
+            ``'class'`` and others, with the names of the groups.
         layers: By the name of the MoE layer.
         objects: What is annotated.
         detections: What was detected.
@@ -88,9 +78,7 @@ class Records:
             over the box rather than at its centre; NaN where there are none.
     """
     pictures: List[Picture]
-    classes: List[str]
-    supercategories: Optional[List[str]]
-    levels: int
+    groupings: Dict[str, List[str]]
     layers: Dict[str, LayerRecord]
     objects: Things
     detections: Things
@@ -102,6 +90,24 @@ class Records:
     shown: List[int] = field(default_factory=list)
     over: Dict[str, np.ndarray] = field(default_factory=dict)
     lines: List[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> List[str]:
+        """Names of the classes."""
+        return self.groupings['class']
+
+    @property
+    def levels(self) -> int:
+        """L of the detector; 0 if its objects cannot be given levels."""
+        return len(self.groupings.get('level', ()))
+
+    def described(self, things: Things, row: int) -> Dict[str, str]:
+        """By grouping the name of the group that a thing is in, where it is
+        in one."""
+        return {
+            by: self.groupings[by][group[row]]
+            for by, group in things.groups.items() if group[row] >= 0
+        }
 
     def located(self, layer: str, things: Things) -> np.ndarray:
         """(n,) bool: which things a layer has made a decision about."""

@@ -165,8 +165,7 @@ def _page(records: Records, tables: dict,
             name: extremes(records, name, rng)
             for name in records.layers
         },
-        sizes=SIZES,
-        classes=records.classes,
+        groupings=records.groupings,
         levels=records.levels,
         config=config)
     without = render('report.html', pictures=[], **content)
@@ -220,7 +219,8 @@ def _fingerprint(records: Records) -> str:
     objects = records.objects
     return sha256(json.dumps([
         [[p.img_id, Path(p.path).name] for p in records.pictures],
-        records.classes, objects.label.tolist(), objects.box.tolist()
+        records.classes, objects.groups['class'].tolist(),
+        objects.box.tolist()
     ]).encode()).hexdigest()[:16]
 
 
@@ -266,7 +266,7 @@ def _notes(records: Records) -> List[str]:
         return notes
     absent = [
         name for i, name in enumerate(records.classes)
-        if not (records.objects.label == i).any()
+        if not (records.objects.groups['class'] == i).any()
     ]
     if absent:
         notes.append('No object of these classes is in the test pictures, '
@@ -276,7 +276,7 @@ def _notes(records: Records) -> List[str]:
                      'and in the log, counts this object as never found: '
                      'number annotations from 1.')
     for i, size in enumerate(SIZES):
-        if not (records.objects.size == i).any():
+        if not (records.objects.groups['size'] == i).any():
             notes.append(f'No test picture has a {size} object, so there is '
                          f'no AP for this size.')
     if len(records.detections) == 0:

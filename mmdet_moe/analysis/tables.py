@@ -4,14 +4,13 @@ Every number that is a mean over pictures has a 95 % interval ``low``, ``high``
 by bootstrap over the pictures.
 """
 from dataclasses import asdict, dataclass
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 import numpy as np
 
 from mmdet_moe.evaluation.assignment_table import assignment_table, usage
 from mmdet_moe.layers import split_usage
 from mmdet_moe.layers.checks import check_int, fail
-from mmdet_moe.sizes import SIZES
 
 from .average_precision import metrics_of
 from .effects import (
@@ -152,36 +151,14 @@ def _all_weights(records: Records, name: str) -> np.ndarray:
     return weights
 
 
-def groupings(records: Records, things: Things) -> Dict[str, tuple]:
-    """What things are grouped by: (group of each thing, names of groups)."""
-    by = {'size': (things.size, list(SIZES))}
-    if records.levels:
-        by['level'] = (things.level.astype(int),
-                       [f'level {i}' for i in range(records.levels)])
-    by['class'] = (things.label, records.classes)
-    if records.supercategories is not None and len(
-            set(records.supercategories)) > 1:
-        names = sorted(set(records.supercategories))
-        of_label = np.array(
-            [names.index(s) for s in records.supercategories])
-        by['supercategory'] = (of_label[things.label], names)
-    domains = sorted({p.domain for p in records.pictures} - {None})
-    if len(domains) > 1:
-        of_picture = np.array([
-            -1 if p.domain is None else domains.index(p.domain)
-            for p in records.pictures
-        ])
-        by['domain'] = (of_picture[things.picture], domains)
-    return by
-
-
 def _by_group(records: Records, name: str, things: Things,
               counts: np.ndarray) -> dict:
     located = records.located(name, things)
     tables = dict(unassigned=int((~located).sum()))
     things = things[located]
     weights = records.weights(name, things)
-    for by, (group, names) in groupings(records, things).items():
+    for by, names in records.groupings.items():
+        group = things.groups[by]
         known = group >= 0  # without a level
         table = assignment_table(weights[known], group[known],
                                  dict(enumerate(names)))
@@ -195,10 +172,10 @@ def _by_group(records: Records, name: str, things: Things,
 
 def _profile(records: Records, name: str) -> dict:
     things = records.objects[records.located(name, records.objects)]
-    by = groupings(records, things)
     found = profile(
         records.weights(name, things),
-        [by[key] for key in ('class', 'size', 'level') if key in by])
+        [(things.groups[by], records.groupings[by])
+         for by in ('class', 'size', 'level') if by in records.groupings])
     return dict(
         groups=found.groups,
         counts=found.counts.tolist(),
@@ -272,7 +249,7 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
     located = records.located(name, records.objects)
     things, weights = records.objects[located], weights[located]
     features = None if features is None else features[located]
-    level = things.level.astype(int)
+    level = things.groups.get('level', np.full(len(things), -1))
     rng = np.random.default_rng(options.seed)
 
     def row(of: str, group: np.ndarray, groups: int, asked: np.ndarray,
@@ -293,7 +270,8 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
                     by_level_only=lookup)
 
     rows = []
-    for by, (group, names) in groupings(records, things).items():
+    for by, names in records.groupings.items():
+        group = things.groups[by]
         known, with_level = group >= 0, (group >= 0) & (level >= 0)
         beside_level = by != 'level' and with_level.any()
         if known.any():
@@ -304,10 +282,11 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
         if beside_level:
             rows.append(
                 row(by, group, len(names), with_level, level, True))
-        if by == 'domain' and known.any():
+        size = things.groups.get('size')
+        if by == 'domain' and size is not None and known.any():
             rows.append(row(
                 'domain, given the size', group, len(names),
                 with_level if beside_level else known,
-                level * len(SIZES) + things.size
-                if beside_level else things.size, bool(beside_level)))
+                level * len(records.groupings['size']) + size
+                if beside_level else size, bool(beside_level)))
     return rows

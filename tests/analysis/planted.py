@@ -45,15 +45,17 @@ def records(tmp_path, pictures=24, constant=False, make=None, shown=()):
     objects = Things(
         picture=np.repeat(np.arange(pictures), 2),
         box=np.tile([10., 5, 30, 25], (n, 1)),
-        label=np.zeros(n, int),
-        area=np.full(n, 400.0),
-        level=np.tile([0, 1], pictures),
+        groups={
+            'size': np.zeros(n, int), 'level': np.tile([0, 1], pictures),
+            'class': np.zeros(n, int)},
         score=np.ones(n),
         true=np.ones(n, bool),
         under=dict(moe=np.arange(n)))
     return Records(
         pictures=[Picture(i, p, 40, 60) for i, p in enumerate(paths)],
-        classes=['cell'], supercategories=None, levels=2,
+        groupings={
+            'size': ['small', 'medium', 'large'],
+            'level': ['level 0', 'level 1'], 'class': ['cell']},
         layers=dict(moe=layer), shown=list(shown),
         objects=objects, detections=objects[:0], ap=None, interventions={},
         over=dict(moe=np.concatenate([d.weights for d in decisions])))

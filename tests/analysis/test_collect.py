@@ -168,7 +168,8 @@ def test_what_is_kept_of_the_pictures(load_config):
     assert records.shown == [0]
     for b, sample in enumerate(reference):
         mine = records.objects[records.objects.picture == b]
-        assert mine.level.tolist() == sample.gt_origins.level_ids.tolist()
+        assert mine.groups['level'].tolist() == (
+            sample.gt_origins.level_ids.tolist())
         found = records.detections[records.detections.picture == b]
         for name in records.layers:
             layer, decision = records.layers[name], sample.decisions[name]
@@ -187,7 +188,7 @@ def test_what_is_kept_of_the_pictures(load_config):
     with torch.no_grad():
         means = torch.stack([x.mean(dim=(2, 3)) for x in
                              detector.extract_feat(pictures)], dim=1)
-    at = records.objects.picture, records.objects.level.astype(int)
+    at = records.objects.picture, records.objects.groups['level']
     assert records.features['bbox_head.reg_subnet'] == pytest.approx(
         means[at].numpy(), abs=1e-4)
     # a convolution of the neck sees one map, so all objects are under it
@@ -270,7 +271,8 @@ def test_metric_and_report_say_the_same(load_config, tmp_path):
         # each column sums to 1, as a patch is one decision
         objects = records.objects[records.located(name, records.objects)]
         by_size = assignment_table(records.weights(name, objects),
-                                   objects.size, dict(enumerate(SIZES)))
+                                   objects.groups['size'],
+                                   dict(enumerate(SIZES)))
         for size, row in by_size.items():
             other = table['objects']['size'][size]
             assert other['count'] == row['count']
@@ -301,7 +303,7 @@ def test_regions_and_queries_are_decisions(name, at, number, levels):
     assert layer.sums.shape[:2] == (2, 1 if levels else number)
     assert layer.maps == 0 and layer.sums[..., 0].sum() == 2 * number
     assert records.levels == levels
-    assert (records.objects.level >= 0).all() == bool(levels)
+    assert not levels or (records.objects.groups['level'] >= 0).all()
     under = records.objects.under[at]
     for b, other in enumerate(found):
         items = other.pred_instances.item_ids[:4]
@@ -310,6 +312,29 @@ def test_regions_and_queries_are_decisions(name, at, number, levels):
         assert layer.weights[under[4 * b:4 * b + sure]] == pytest.approx(
             other.decisions[at].weights[items[:sure]].numpy())
         assert under[4 * b + 3] == -1
+
+
+def test_what_boxes_are_grouped_by(load_config):
+    """An object has the domain of its picture, if that has one."""
+    data = batch(3)
+    run = collector(build(load_config, bbox_head=dict(moe=MOE)), data)
+    for img_id, domain in ((1, 'late'), (2, 'early')):
+        run.coco.imgs[img_id]['domain'] = domain
+    for category in run.coco.cats.values():
+        category['supercategory'] = 'x' if category['id'] < 3 else 'w'
+    records = records_of(run, data)
+    assert list(records.groupings) == [
+        'size', 'level', 'class', 'supercategory', 'domain']
+    assert records.groupings['domain'] == ['early', 'late']
+    objects = records.objects
+    assert objects.groups['domain'].tolist() == [1] * 4 + [0] * 4 + [-1] * 4
+    assert (objects.groups['supercategory'] == (
+        objects.groups['class'] < 2)).all()
+    labels = torch.cat([s.gt_instances.labels for s in batch(3)[
+        'data_samples']])
+    assert objects.groups['class'].tolist() == labels.tolist()
+    assert 'domain' not in records.described(objects, 11)
+    assert records.described(objects, 0)['domain'] == 'late'
 
 
 def test_pictures_to_show_are_evenly_spaced():
@@ -341,7 +366,7 @@ def test_weights_over_boxes_are_those_of_the_same_objects(load_config):
     assert over.shape == (len(objects), 3) and len(objects) > 2
     for row in range(len(objects)):
         layer, picture = records.layers[name], objects.picture[row]
-        grid = layer.grids[picture][objects.level[row]]
+        grid = layer.grids[picture][objects.groups['level'][row]]
         height, width = layer.extents[picture]
         x1, y1, x2, y2 = objects.box[row]
         inside = [

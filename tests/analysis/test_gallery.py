@@ -32,7 +32,9 @@ def test_the_gallery(tmp_path):
     assert shown[1].weights['moe'] == [[(0, 0.5), (1, 0.5)], [(1, 1.0)]]
     boxes = shown[2].boxes
     assert [b.experts['moe'][0] for b in boxes] == [0, 1]
-    assert (boxes[0].x, boxes[0].width, boxes[0].size) == (10, 20, 'small')
+    assert (boxes[0].x, boxes[0].width) == (10, 20)
+    assert boxes[0].groups == {
+        'size': 'small', 'level': 'level 0', 'class': 'cell'}
     assert gallery(records(tmp_path), score_thr=0.3, room=10**6) == []
     # a picture is less than 1 kB, its two boxes are counted as 2.4 kB
     assert len(gallery(records(tmp_path, shown=(0, 12, 23)), score_thr=0.3,

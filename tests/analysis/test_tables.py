@@ -11,7 +11,6 @@ from mmdet_moe.analysis.tables import (
     Options,
     _coactivation,
     _weight_intervals,
-    groupings,
     layer_tables,
 )
 from mmdet_moe.layers import PatchScope
@@ -63,7 +62,7 @@ def test_patches_are_decisions(tmp_path):
                         shapes=((1, 2, 1), (1, 1, 1)))
 
     planted = records(tmp_path, make=make)
-    under = 3 * planted.objects.picture + 2 * planted.objects.level
+    under = 3 * planted.objects.picture + 2 * planted.objects.groups['level']
     weights = planted.layers['moe'].weights[under]
     planted = replace(planted, objects=replace(
         planted.objects, under=dict(moe=under)), over=dict(moe=weights))
@@ -80,8 +79,10 @@ def test_patches_are_decisions(tmp_path):
 
 def test_without_levels_no_table_of_levels(tmp_path):
     planted = records(tmp_path)
-    table = tables(replace(planted, levels=0, objects=replace(
-        planted.objects, level=np.full(48, -1))))
+    without = [{by: x for by, x in known.items() if by != 'level'}
+               for known in (planted.groupings, planted.objects.groups)]
+    table = tables(replace(planted, groupings=without[0], objects=replace(
+        planted.objects, groups=without[1])))
     assert [row['of'] for row in table['specialisation']] == ['size', 'class']
     assert all(row['by_level_only'] is None for row in table['specialisation'])
     assert table['objects']['size']['small']['count'] == 48
@@ -102,33 +103,15 @@ def test_objects_of_a_picture_are_drawn_together():
         low=0.75, high=0.75)
 
 
-def test_domains(tmp_path):
-    """An object has the domain of its picture, if that has one."""
-    plain = records(tmp_path)
-    pictures = [
-        replace(p, domain='late' if i >= 12 else 'early')
-        for i, p in enumerate(plain.pictures)
-    ]
-    by = groupings(replace(plain, pictures=pictures), plain.objects)
-    group, names = by['domain']
-    assert names == ['early', 'late']
-    assert group.tolist() == [0] * 24 + [1] * 24
-    assert 'domain' not in groupings(plain, plain.objects)
-    unknown = [*pictures[:-1], replace(pictures[-1], domain=None)]
-    group, _ = groupings(
-        replace(plain, pictures=unknown), plain.objects)['domain']
-    assert group.tolist()[-3:] == [1, -1, -1]
-
-
 def test_a_domain_that_is_a_size(tmp_path):
     """What is told of such a domain is what is told of the size."""
     plain = records(tmp_path)
-    late = plain.objects.picture >= 12
+    late = (plain.objects.picture >= 12).astype(int)
+    objects = replace(plain.objects, groups=dict(
+        plain.objects.groups, size=2 - 2 * late, domain=late))
     planted = replace(
-        plain,
-        pictures=[replace(p, domain='late' if i >= 12 else 'early')
-                  for i, p in enumerate(plain.pictures)],
-        objects=replace(plain.objects, area=np.where(late, 400, 100.0**2)))
+        plain, groupings=dict(plain.groupings, domain=['early', 'late']),
+        objects=objects, detections=objects[:0])
     bits = {row['of']: row['bits']
             for row in tables(planted)['specialisation']
             if row['given_level']}
