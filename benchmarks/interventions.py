@@ -11,17 +11,21 @@ seconds of both, their ratio, and the largest difference of AP, which CocoMetric
 gives to three decimals.
 """
 import argparse
-import io
+import tempfile
 import time
 from collections import defaultdict
+from pathlib import Path
 
 from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 
 from mmdet_moe.analysis.average_precision import METRICS
-from mmdet_moe.analysis.collect import collect
+from mmdet_moe.analysis.collect import Collector, collect
 from mmdet_moe.analysis.comparison import COCO_METRIC
 from mmdet_moe.analysis.interventions import plan
+from mmdet_moe.analysis.joining import make_records
+from mmdet_moe.analysis.metric import of_pictures
+from mmdet_moe.analysis.parts import Parts
 from mmdet_moe.launch import add_arguments, build_runner, load_config
 from mmdet_moe.layers import moe_layers
 
@@ -50,10 +54,17 @@ def main():
     runner.test_loop.run()  # once, so that neither has the first run
 
     start = time.perf_counter()
-    records = collect(
-        runner, coco, interventions=chosen, lines=io.StringIO())
-    ours = {i: ap() for i, ap in records.interventions.items()}
-    ours[None] = records.ap()
+    dataset = runner.test_dataloader.dataset
+    collector = Collector(
+        runner.model, coco=coco, classes=dataset.metainfo['classes'],
+        img_ids=[dataset.get_data_info(i)['img_id']
+                 for i in range(len(dataset))], interventions=chosen)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = Parts(Path(folder), {})
+        collect(runner, collector, parts)
+        records = make_records(collector, parts.read())
+        ours = {i: of_pictures(metric, len(dataset)) for i, metric in (
+            *records.interventions.items(), (None, records.metric))}
     kept = time.perf_counter() - start
 
     start = time.perf_counter()

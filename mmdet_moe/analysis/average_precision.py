@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from scipy.sparse import csr_array
 
 from .matching import IOUS, Matches, match
+from .metric import Values, Words
 
 #: What is reported: (index of the size range, IoU threshold or None for all).
 METRICS = {
@@ -36,20 +37,18 @@ NOTHING = dict(
     objects=np.empty(0, OBJECTS), detections=np.empty(0, DETECTIONS))
 
 
-def metrics_of(precisions: np.ndarray) -> Dict[str, np.ndarray]:
-    """What :meth:`AveragePrecision.precisions` gave -> AP, AP50, AP75, AP_S,
-    AP_M, AP_L, (R,) each."""
-    return {
-        name: _mean(precisions[:, :, size] if iou is None else
-                    precisions[:, :, size, np.isclose(IOUS, iou)])
-        for name, (size, iou) in METRICS.items()
-    }
-
-
-def by_class(precisions: np.ndarray) -> np.ndarray:
-    """The same -> AP of each class, over all sizes, (classes, R)."""
-    return np.stack([_mean(of_class) for of_class in precisions[:, :, 0]
-                     .swapaxes(0, 1)])
+def _values(precisions: np.ndarray) -> Values:
+    """(R, classes, ranges of sizes, IoU thresholds) -> their means."""
+    return Values(
+        overall={
+            name: _mean(precisions[:, :, size] if iou is None else
+                        precisions[:, :, size, np.isclose(IOUS, iou)])
+            for name, (size, iou) in METRICS.items()
+        },
+        by_class=np.stack([
+            _mean(of_class)
+            for of_class in precisions[:, :, 0].swapaxes(0, 1)
+        ]))
 
 
 def _mean(precisions: np.ndarray) -> np.ndarray:
@@ -73,6 +72,17 @@ class AveragePrecision:
             asked for the arrays whenever AP is computed, so a mapping that
             reads them from files needs no memory meanwhile.
     """
+    words = Words(
+        metric='AP',
+        title='Average precision by object size',
+        note='COCO\'s AP in per cent: the mean over IoU thresholds 0.50 to 0.95 '
+        'and over classes. Sizes by annotated area: small below 32², medium '
+        'below 96², large from 96² pixels. A resample without an object of '
+        'some class and size leaves that class out of the mean, so where a '
+        'class has few objects of a size the interval is wide and skew.',
+        things='objects',
+        parts=dict(AP_S='small objects', AP_M='medium objects',
+                   AP_L='large objects'))
 
     def __init__(self, coco: COCO, cat_ids: Sequence[int],
                  img_ids: Sequence[int],
@@ -114,25 +124,21 @@ class AveragePrecision:
         objects, detections = map(np.concatenate, zip(*kept))
         return true, dict(objects=objects, detections=detections)
 
-    def __call__(self) -> Dict[str, float]:
-        """AP, AP50, AP75, AP_S, AP_M, AP_L; NaN where there is no object."""
-        once = np.ones((1, len(self._order)), int)
-        return {name: x[0] for name, x in self.resampled(once).items()}
-
-    def resampled(self, counts: np.ndarray) -> Dict[str, np.ndarray]:
-        """The same for multisets of the pictures, (R,) each.
+    def values(self, counts: np.ndarray) -> Values:
+        """AP, AP50, AP75, AP_S, AP_M, AP_L, and AP by class, of multisets of
+        the pictures.
 
         Args:
             counts: (R, I) how often each picture is taken, in the order of
                 ``img_ids``.
         """
-        return metrics_of(self.precisions(counts))
+        return _values(self.precisions(counts))
 
     def precisions(self, counts: np.ndarray) -> np.ndarray:
         """The mean precisions that AP is the mean of, for multisets.
 
         Args:
-            counts: As of :meth:`resampled`.
+            counts: As of :meth:`values`.
 
         Returns:
             (R, classes, ranges of sizes, IoU thresholds); the first range is

@@ -1,5 +1,6 @@
 """Runs side by side: what balance costs, and what it brings."""
 import json
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Iterator, List, Sequence
@@ -9,7 +10,7 @@ from terminaltables import AsciiTable
 
 from mmdet_moe.files import DataError, write_text
 
-from .average_precision import METRICS
+from .average_precision import METRICS, AveragePrecision
 from .figures import comparison_figure
 from .report import FORMAT, render
 from .stability import Profile, stability
@@ -28,8 +29,8 @@ def read_run(run: str) -> dict:
         run: ``FILE``, or ``NAME=FILE``.
 
     Returns:
-        ``name``, ``ap`` and ``layers`` as in a report; ``layers`` is empty
-        for the JSON file of a test.
+        ``name``, ``words``, ``metrics`` and ``layers`` as in a report;
+        ``layers`` is empty for the JSON file of a test.
 
     Raises:
         DataError: The file is not there, or neither of the two.
@@ -53,8 +54,9 @@ def read_run(run: str) -> dict:
                    for key, metric in COCO_METRIC.items()}
         return dict(
             name=name or path.parent.name,
+            words=asdict(AveragePrecision.words),
             # -1 is what COCO gives where no object is of a size
-            ap={
+            metrics={
                 key: dict(value=x if x >= 0 else None, interval=None)
                 for key, x in metrics.items()
             },
@@ -136,19 +138,19 @@ def _stabilities(reports: Sequence[dict]) -> Iterator[dict]:
 
 def _rows(run: dict) -> List[dict]:
     """A row for each layer of a run; one if it has none."""
-    ap = {
+    metrics = {
         name: None if x['value'] is None else 100 * x['value']
-        for name, x in run['ap'].items()
+        for name, x in run['metrics'].items()
     }
     if not run['layers']:
-        return [dict(run=run['name'], **ap)]
+        return [dict(run=run['name'], **metrics)]
     return [
         dict(
             run=run['name'],
-            **ap,
+            **metrics,
             layer=name,
             **_usage(layer),
-            **_worst(run['interventions'], name))
+            **_worst(run['interventions'], name, run['words']['metric']))
         for name, layer in run['layers'].items()
     ]
 
@@ -168,12 +170,12 @@ def _usage(layer: dict) -> dict:
     }
 
 
-def _worst(interventions: Sequence[dict], layer: str) -> dict:
-    """What AP loses at most if one expert is dropped."""
+def _worst(interventions: Sequence[dict], layer: str, metric: str) -> dict:
+    """What the metric loses at most if one expert is dropped."""
     losses = [
-        -100 * row['difference']['AP']['value'] for row in interventions
+        -100 * row['difference'][metric]['value'] for row in interventions
         if row['layer'] == layer and row['kind'] == 'drop'
-        and row['difference']['AP']['value'] is not None
+        and row['difference'][metric]['value'] is not None
     ]
     return {'dropping costs': max(losses) if losses else None}
 

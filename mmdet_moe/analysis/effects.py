@@ -1,4 +1,4 @@
-"""What becomes of AP under interventions: differences, with intervals."""
+"""What interventions do to the metric: differences, with intervals."""
 from collections import defaultdict
 from dataclasses import asdict
 from itertools import combinations
@@ -15,47 +15,41 @@ from typing import (
 
 import numpy as np
 
-from .average_precision import METRICS, AveragePrecision, by_class, metrics_of
 from .dissociation import Losses, double_dissociations
+from .metric import Metric, Values, Words
 from .records import Records
 from .resampling import interval
 
-#: Metrics by size, and what they are about.
-SIZES = dict(AP_S='small objects', AP_M='medium objects', AP_L='large objects')
-ALL = 'all objects'
-
-
-#: What groups of objects lose, by kind and value of an intervention.
+#: What groups of things lose, by kind and value of an intervention.
 Lost = Mapping[str, Mapping[Union[int, Tuple[int, int]], Losses]]
 
 
-def effects(records: Records, base: np.ndarray, counts: np.ndarray
+def effects(records: Records, base: Values, counts: np.ndarray
             ) -> Tuple[List[dict], Dict[str, Lost]]:
-    """AP under each intervention, and the difference to the model as it is.
+    """The metric under each intervention, and the difference to the model as
+    it is.
 
     Both are of the same resample, so that the interval is of the difference.
 
     Args:
         records: Of a run.
-        base: What :func:`precisions` gives for the model as it is.
+        base: What :func:`resampled` gives for the model as it is.
         counts: (R, I) how often each picture is in each resample.
 
     Returns:
         A row for each intervention but draws of experts; and by layer what
-        each group of objects, by size and by class, loses, and all together.
+        each group of things, by part and by class, loses, and all together.
     """
     rows: List[dict] = []
     lost: Dict[str, dict] = defaultdict(lambda: defaultdict(dict))
-    for intervention, ap in records.interventions.items():
-        own = base if ap is records.ap else precisions(ap, counts)
-        before, after = metrics_of(base), metrics_of(own)
-        lost[intervention.layer][intervention.kind][intervention.value] = {
-            ALL: before['AP'] - after['AP'],
-            **{group: before[name] - after[name]
-               for name, group in SIZES.items()},
-            **{f'objects of class {name}': of_class for name, of_class in zip(
-                records.classes, by_class(base) - by_class(own))}
-        }
+    for intervention, metric in records.interventions.items():
+        own = base if metric is records.metric else resampled(metric, counts)
+        more = {name: after - base.overall[name]
+                for name, after in own.overall.items()}
+        more_by_class = own.by_class - base.by_class
+        lost[intervention.layer][intervention.kind][
+            intervention.value] = _losses(
+                records.metric.words, records.classes, more, more_by_class)
         if intervention.kind == 'random_routing':
             continue  # one draw says little: their mean is in the functions
         rows.append(
@@ -63,23 +57,33 @@ def effects(records: Records, base: np.ndarray, counts: np.ndarray
                 layer=intervention.layer,
                 kind=intervention.kind,
                 value=intervention.value,
-                as_trained=ap is records.ap,
-                ap=in_json(after),
-                difference=in_json(
-                    {name: after[name] - before[name]
-                     for name in METRICS}),
-                difference_by_class=_classes(
-                    by_class(own) - by_class(base), records.classes)))
+                as_trained=metric is records.metric,
+                metrics=in_json(own.overall),
+                difference=in_json(more),
+                difference_by_class=by_class_in_json(
+                    more_by_class, records.classes)))
     return rows, lost
 
 
-def functions(lost: Lost, used: Container[int]) -> dict:
+def _losses(words: Words, classes: Sequence[str], more: Dict[str, np.ndarray],
+            more_by_class: np.ndarray) -> Losses:
+    """Differences -> what is lost, by the words for whom."""
+    return {
+        words.all: -more[words.metric],
+        **{part: -more[name] for name, part in words.parts.items()},
+        **{words.of_class(name): -x
+           for name, x in zip(classes, more_by_class)}
+    }
+
+
+def functions(lost: Lost, used: Container[int], words: Words) -> dict:
     """Whether the experts of a layer can do different things.
 
     Args:
         lost: By the groups of objects, of a layer.
         used: Experts that are selected at all. One that is not may never have
             been trained: that others can do more than it says nothing.
+        words: Of the metric.
 
     Returns:
         ``dissociations``, by what is lost without an expert, as
@@ -101,15 +105,15 @@ def functions(lost: Lost, used: Container[int]) -> dict:
     pairs = []
     for e, f in combinations(by_others, 2):
         both = in_json({
-            i: replaced[pair][ALL]
+            i: replaced[pair][words.all]
             for i, pair in enumerate(((e, f), (f, e)))
         })
         if all(_above_0(x['interval']) for x in both.values()):
             pairs.append(dict(experts=[e, f], lost=[both[0], both[1]]))
     return dict(
-        dissociations=_dissociations(lost.get('drop', {})),
+        dissociations=_dissociations(lost.get('drop', {}), words),
         by_others={e: in_json(groups) for e, groups in by_others.items()},
-        dissociations_by_others=_dissociations(by_others),
+        dissociations_by_others=_dissociations(by_others, words),
         not_interchangeable=pairs,
         at_random=in_json(_mean([*lost.get('random_routing', {}).values()])))
 
@@ -120,11 +124,12 @@ def _mean(losses: Sequence[Losses]) -> Losses:
             for group in (losses[0] if losses else ())}
 
 
-def _dissociations(losses: Mapping[int, Losses]) -> dict:
-    """Between groups, of which one that has all objects is none."""
+def _dissociations(losses: Mapping[int, Losses], words: Words) -> dict:
+    """Between groups, of which one that has all things is none."""
     return asdict(
         double_dissociations({
-            e: {group: x for group, x in groups.items() if group != ALL}
+            e: {group: x for group, x in groups.items()
+                if group != words.all}
             for e, groups in losses.items()
         }))
 
@@ -133,9 +138,9 @@ def _above_0(range_: Optional[dict]) -> bool:
     return range_ is not None and range_['low'] > 0
 
 
-def precisions(ap: AveragePrecision, counts: np.ndarray) -> np.ndarray:
-    """Precisions of the pictures themselves and then of each resample."""
-    return ap.precisions(np.concatenate([np.ones_like(counts[:1]), counts]))
+def resampled(metric: Metric, counts: np.ndarray) -> Values:
+    """The metric of the pictures themselves and then of each resample."""
+    return metric.values(np.concatenate([np.ones_like(counts[:1]), counts]))
 
 
 def in_json(metrics: Dict[str, np.ndarray]) -> Dict[str, dict]:
@@ -146,14 +151,10 @@ def in_json(metrics: Dict[str, np.ndarray]) -> Dict[str, dict]:
     }
 
 
-def classes_in_json(found: np.ndarray,
-                    classes: Sequence[str]) -> Dict[str, dict]:
-    """AP of each class, of what :func:`precisions` gave."""
-    return _classes(by_class(found), classes)
-
-
-def _classes(ap: np.ndarray, classes: Sequence[str]) -> Dict[str, dict]:
-    return in_json(dict(zip(classes, ap)))
+def by_class_in_json(values: np.ndarray,
+                     classes: Sequence[str]) -> Dict[str, dict]:
+    """(classes, 1 + R) -> by class the value and the interval."""
+    return in_json(dict(zip(classes, values)))
 
 
 def _number(x: float) -> Optional[float]:

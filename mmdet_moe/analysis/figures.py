@@ -68,7 +68,7 @@ def illustrate(tables: dict, embeddings: Dict[str, Optional[Embedding]],
         figures[name] = [
             usage_figure(name, table),
             *assignment_figures(name, table),
-            *interventions_figures(name, rows),
+            *interventions_figures(name, rows, tables['words']),
         ]
         if embeddings.get(name) is not None:
             figures[name].append(embedding_figure(name, embeddings[name]))
@@ -123,10 +123,11 @@ def assignment_figures(name: str, table: dict) -> Iterator[Illustration]:
             f'weight, {leading}.', figure, on_page=False)
 
 
-def interventions_figures(name: str,
-                          rows: Sequence[dict]) -> Iterator[Illustration]:
-    """What AP loses or gains, and AP over K'."""
-    keys = ('AP', 'AP_S', 'AP_M', 'AP_L')
+def interventions_figures(name: str, rows: Sequence[dict],
+                          words: dict) -> Iterator[Illustration]:
+    """What the metric loses or gains, and the metric over K'."""
+    metric = words['metric']
+    keys = (metric, *words['parts'])
     changes = [row for row in rows if row['kind'] in ('expert', 'drop')]
     if changes:
         labels = [
@@ -134,7 +135,7 @@ def interventions_figures(name: str,
             f'without {row["value"]}' for row in changes
         ]
         figure = Figure((8, 1 + 0.28 * len(changes)), layout='constrained')
-        panels = figure.subplots(1, len(keys), sharey=True)
+        panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
         for axes, key in zip(panels, keys):
             for y, row in enumerate(changes):
                 _dot(axes, row['difference'][key], y,
@@ -147,11 +148,11 @@ def interventions_figures(name: str,
         panels[0].invert_yaxis()
         yield Illustration(
             f'{name}_interventions',
-            f'Change of AP with experts alone, or without them: {name}',
-            'Change of AP in points. ' + '; '.join(
-                f'{label}: {100 * row["difference"]["AP"]["value"]:+.1f}'
+            f'Change of {metric} with experts alone, or without them: {name}',
+            f'Change of {metric} in points. ' + '; '.join(
+                f'{label}: {100 * row["difference"][metric]["value"]:+.1f}'
                 for label, row in zip(labels, changes)
-                if row['difference']['AP']['value'] is not None), figure)
+                if row['difference'][metric]['value'] is not None), figure)
     curve = [row for row in rows if row['kind'] == 'top_k']
     if curve:
         figure = Figure((4.2, 2.8), layout='constrained')
@@ -159,22 +160,25 @@ def interventions_figures(name: str,
         x = [row['value'] for row in curve]
         for key, marker in zip(keys, 'osv^'):
             values = np.array([
-                np.nan if row['ap'][key]['value'] is None else 100 *
-                row['ap'][key]['value'] for row in curve
+                np.nan if row['metrics'][key]['value'] is None else 100 *
+                row['metrics'][key]['value'] for row in curve
             ])
             if not np.isnan(values).all():
                 axes.plot(x, values, marker=marker, label=key)
         trained = [row['value'] for row in curve if row['as_trained']]
         for value in trained:
             axes.axvline(value, color='0.7', linestyle='--', linewidth=1)
-        axes.set(xlabel="K', experts per sample", ylabel='AP, %', xticks=x)
+        axes.set(xlabel="K', experts per sample", ylabel=f'{metric}, %',
+                 xticks=x)
         axes.legend(fontsize='small')
         yield Illustration(
-            f'{name}_top_k', f"AP over K', trained with K = "
+            f'{name}_top_k', f"{metric} over K', trained with K = "
             f'{", ".join(map(str, trained))}: {name}',
-            'AP for each number of experts. ' + '; '.join(
-                f"K' = {row['value']}: {100 * row['ap']['AP']['value']:.1f}"
-                for row in curve if row['ap']['AP']['value'] is not None),
+            f'{metric} for each number of experts. ' + '; '.join(
+                f"K' = {row['value']}: "
+                f'{100 * row["metrics"][metric]["value"]:.1f}'
+                for row in curve
+                if row['metrics'][metric]['value'] is not None),
             figure)
 
 
@@ -219,30 +223,31 @@ def training_figure(name: str, log: TrainingLog) -> Illustration:
 
 
 def comparison_figure(runs: Sequence[dict]) -> Illustration:
-    """AP over how evenly the experts are used, a point per run and layer."""
+    """The metric over how evenly the experts are used, a point per run and
+    layer."""
     figure = Figure((6, 3.6), layout='constrained')
     axes = figure.subplots()
-    words = []
+    metric, said = runs[0]['words']['metric'], []
     for i, run in enumerate(runs):
-        ap = run['ap']['AP']['value']
-        if ap is None:
+        reached = run['metrics'][metric]['value']
+        if reached is None:
             continue
-        words.append(f'{run["name"]}: AP {100 * ap:.1f}')
+        said.append(f'{run["name"]}: {metric} {100 * reached:.1f}')
         if not run['layers']:
-            axes.axhline(100 * ap, color=f'C{i % 10}', linestyle='--',
+            axes.axhline(100 * reached, color=f'C{i % 10}', linestyle='--',
                          label=run['name'])
-        points = [(layer['importance_cv'], 100 * ap)
+        points = [(layer['importance_cv'], 100 * reached)
                   for layer in run['layers'].values()]
         if points:
             axes.scatter(*zip(*points), color=f'C{i % 10}',
                          label=run['name'])
     axes.set(xlabel='CV of importance (0: all experts alike)',
-             ylabel='AP, %')
+             ylabel=f'{metric}, %')
     axes.legend(fontsize='small')
     return Illustration(
-        'tradeoff', 'AP over utilisation',
-        'AP over the coefficient of variation of the importance. ' +
-        '; '.join(words), figure)
+        'tradeoff', f'{metric} over utilisation',
+        f'{metric} over the coefficient of variation of the importance. ' +
+        '; '.join(said), figure)
 
 
 def _over_validations(log: TrainingLog) -> Iterator[Illustration]:

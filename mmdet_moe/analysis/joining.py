@@ -74,7 +74,7 @@ def make_records(collector: Collector, known: Nest) -> Records:
         over=over,
         features=features,
         detections=detections,
-        ap=ap,
+        metric=ap,
         interventions={
             intervention: ap if collector.changes_nothing(intervention) else
             collector.average_precision(known['ap'][str(n)])

@@ -4,9 +4,9 @@ from typing import Dict, List, Optional
 
 import numpy as np
 
-from .average_precision import AveragePrecision
 from .interventions import Intervention
 from .layer_record import LayerRecord
+from .metric import Metric
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Records:
         layers: By the name of the MoE layer.
         objects: What is annotated.
         detections: What was detected.
-        ap: Of the detections.
-        interventions: AP of the detections under each.
+        metric: Of what was detected.
+        interventions: The metric under each.
         levels_by: How objects got their levels: ``'assigner'``, by the rule
             of the training; ``'detection'``, as what matches them; None.
         left_out: By the name of a MoE layer of which nothing is known, why.
@@ -82,8 +82,8 @@ class Records:
     layers: Dict[str, LayerRecord]
     objects: Things
     detections: Things
-    ap: AveragePrecision
-    interventions: Dict[Intervention, AveragePrecision]
+    metric: Metric
+    interventions: Dict[Intervention, Metric]
     levels_by: Optional[str] = None
     left_out: Dict[str, str] = field(default_factory=dict)
     features: Dict[str, np.ndarray] = field(default_factory=dict)

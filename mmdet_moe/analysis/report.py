@@ -192,10 +192,10 @@ def summary(tables: dict) -> str:
     """AP by size, expert x size tables and verdicts, as text."""
     blocks = [
         AsciiTable([
-            list(tables['ap']),
+            list(tables['metrics']),
             [
-                '-' if ap['value'] is None else f'{ap["value"]:.3f}'
-                for ap in tables['ap'].values()
+                '-' if x['value'] is None else f'{x["value"]:.3f}'
+                for x in tables['metrics'].values()
             ]
         ], tables['name']).table
     ]
@@ -271,7 +271,7 @@ def _notes(records: Records) -> List[str]:
     if absent:
         notes.append('No object of these classes is in the test pictures, '
                      'they count for nothing: ' + ', '.join(absent) + '.')
-    if 0 in records.ap.coco.anns:
+    if 0 in records.metric.coco.anns:
         notes.append('An annotation has the id 0. COCOeval, and so AP here '
                      'and in the log, counts this object as never found: '
                      'number annotations from 1.')

@@ -12,13 +12,12 @@ from mmdet_moe.evaluation.assignment_table import assignment_table, usage
 from mmdet_moe.layers import split_usage
 from mmdet_moe.layers.checks import check_int, fail
 
-from .average_precision import metrics_of
 from .effects import (
-    classes_in_json,
+    by_class_in_json,
     effects,
     functions,
     in_json,
-    precisions,
+    resampled,
 )
 from .information import expert_tells, input_dependence, level_tells
 from .layer_record import LayerRecord
@@ -61,9 +60,10 @@ def make_tables(records: Records, options: Options) -> dict:
     Returns:
         ``num_images``, ``num_objects``, ``num_true_positives``; ``options``;
         ``levels_by``, how objects got their levels;
-        ``ap``, and ``ap_by_class``; ``layers``, by name, as
-        :func:`layer_tables` gives them, with ``functions`` of its experts, as
-        :func:`.effects.functions` gives them, and a ``verdict`` in words;
+        ``words`` of the metric, ``metrics`` and ``metric_by_class``;
+        ``layers``, by name, as :func:`layer_tables` gives them, with
+        ``functions`` of its experts, as :func:`.effects.functions` gives
+        them, and a ``verdict`` in words;
         ``interventions``, a list.
     """
     rng = np.random.default_rng(options.seed)
@@ -71,16 +71,18 @@ def make_tables(records: Records, options: Options) -> dict:
         len(records.pictures), options.resamples, rng)
     detected = records.detections
     correct = detected[detected.true & (detected.score >= options.score_thr)]
-    base = precisions(records.ap, counts)
+    words = records.metric.words
+    base = resampled(records.metric, counts)
     rows, lost = effects(records, base, counts)
     layers = {}
     for name in records.layers:
         table = layer_tables(
             records, name, correct=correct, counts=counts, options=options)
         table['functions'] = functions(
-            lost[name], {e for e, s in enumerate(table['share']) if s > 0})
+            lost[name], {e for e, s in enumerate(table['share']) if s > 0},
+            words)
         table['verdict'] = verdict(
-            table, [row for row in rows if row['layer'] == name])
+            table, [row for row in rows if row['layer'] == name], words)
         layers[name] = table
     return dict(
         num_images=len(records.pictures),
@@ -88,8 +90,9 @@ def make_tables(records: Records, options: Options) -> dict:
         num_true_positives=len(correct),
         options=asdict(options),
         levels_by=records.levels_by,
-        ap=in_json(metrics_of(base)),
-        ap_by_class=classes_in_json(base, records.classes),
+        words=asdict(words),
+        metrics=in_json(base.overall),
+        metric_by_class=by_class_in_json(base.by_class, records.classes),
         layers=layers,
         interventions=rows)
 

@@ -3,7 +3,7 @@ from typing import Dict, List, Optional, Sequence
 
 from mmdet_moe.layers.statistics import signs_of_collapse
 
-from .effects import ALL, SIZES
+from .metric import Words
 
 #: p up to which something is told beyond chance.
 SIGNIFICANT = 0.05
@@ -11,19 +11,22 @@ SIGNIFICANT = 0.05
 SPECIALIST = 0.1
 
 
-def verdict(layer: dict, interventions: Sequence[dict]) -> List[str]:
+def verdict(layer: dict, interventions: Sequence[dict],
+            words: Words) -> List[str]:
     """Sentences about a layer.
 
     Args:
         layer: Its tables, as ``layer_tables`` gives them, with
             ``functions``.
         interventions: Those of this layer.
+        words: Of the metric.
     """
     return [
         sentence for sentence in (
             _routing(layer), _knowledge(layer),
-            *_needs(interventions), _choice(layer['functions']['at_random']),
-            *_functions(layer, interventions))
+            *_needs(interventions, words),
+            _choice(layer['functions']['at_random'], words),
+            *_functions(layer, interventions, words))
         if sentence
     ]
 
@@ -46,7 +49,7 @@ def _knowledge(layer: dict) -> str:
     """Whether the experts are specialists, and for what."""
     rows = layer['specialisation']
     if not rows:
-        return 'No object is under a decision of this layer.'
+        return 'Nothing is under a decision of this layer.'
     by = {(row['of'], row['given_level']): row for row in rows}
     level = by.get(('level', False))
     beyond = {
@@ -109,14 +112,14 @@ def _part(of: str, row: dict) -> str:
             f'(p = {row["p_value"]:.3f})')
 
 
-def _needs(interventions: Sequence[dict]) -> List[str]:
+def _needs(interventions: Sequence[dict], words: Words) -> List[str]:
     """What is lost without an expert, for each that is missed."""
     dropped = [row for row in interventions if row['kind'] == 'drop']
     if not dropped:
         return []
     said, looked_at, missed = [], 0, 0
     for row in dropped:
-        groups = {group: x for group, x in _groups(row).items()
+        groups = {group: x for group, x in _groups(row, words).items()
                   if x['interval'] is not None}
         looked_at += len(groups)
         lost = {g: x for g, x in groups.items() if _lost(x)}
@@ -125,14 +128,16 @@ def _needs(interventions: Sequence[dict]) -> List[str]:
             worst = min(lost, key=lambda g: lost[g]['value'])
             said.append(
                 f'Without expert {row["value"]} {worst} lose most '
-                f'({_change(lost[worst])} points of AP).')
-    said.append(f'{missed} of {looked_at} intervals of what sizes and classes '
+                f'({_change(lost[worst])} points of {words.metric}).')
+    kinds = 'sizes and classes' if words.parts else 'classes'
+    said.append(f'{missed} of {looked_at} intervals of what {kinds} '
                 'lose without an expert are below 0; by chance alone it would '
                 f'be about {0.025 * looked_at:.1f}.')
     return said
 
 
-def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
+def _functions(layer: dict, interventions: Sequence[dict],
+               words: Words) -> List[str]:
     """Whether the experts can do different things."""
     functions = layer['functions']
     said = []
@@ -141,8 +146,8 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
         pairs = used * (used - 1) // 2
         said.append(
             f'{len(functions["not_interchangeable"])} of {pairs} pairs of '
-            'experts are not interchangeable: AP falls when either does what '
-            'the other is selected for.')
+            f'experts are not interchangeable: {words.metric} falls when '
+            'either does what the other is selected for.')
     if any(row['kind'] == 'drop' for row in interventions):
         said.append(_dissociations(functions['dissociations'], 'without {}'))
     if functions['by_others']:
@@ -151,16 +156,17 @@ def _functions(layer: dict, interventions: Sequence[dict]) -> List[str]:
     return said
 
 
-def _choice(lost: Dict[str, dict]) -> str:
+def _choice(lost: Dict[str, dict], words: Words) -> str:
     """What the choice of the experts is worth."""
-    found = lost.get(ALL)
+    found = lost.get(words.all)
     if not found or found['interval'] is None:
         return ''
     if found['interval']['low'] > 0:
-        return ('When the experts are drawn at random, AP falls by '
-                f'{_change(found)} points.')
-    return ('That the choice of the experts matters for AP is not shown: when '
-            f'they are drawn at random, {_change(found)} points are lost.')
+        return (f'When the experts are drawn at random, {words.metric} falls '
+                f'by {_change(found)} points.')
+    return (f'That the choice of the experts matters for {words.metric} is not '
+            f'shown: when they are drawn at random, {_change(found)} points '
+            'are lost.')
 
 
 def _dissociations(dissociations: dict, how: str) -> str:
@@ -183,10 +189,10 @@ def _dissociations(dissociations: dict, how: str) -> str:
             f'p = {p:.3f}).{end}')
 
 
-def _groups(row: dict) -> Dict[str, dict]:
+def _groups(row: dict, words: Words) -> Dict[str, dict]:
     return {
-        **{name: row['difference'][key] for key, name in SIZES.items()},
-        **{f'objects of class {c}': x
+        **{part: row['difference'][key] for key, part in words.parts.items()},
+        **{words.of_class(c): x
            for c, x in row['difference_by_class'].items()}
     }
 

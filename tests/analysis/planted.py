@@ -57,5 +57,5 @@ def records(tmp_path, pictures=24, constant=False, make=None, shown=()):
             'size': ['small', 'medium', 'large'],
             'level': ['level 0', 'level 1'], 'class': ['cell']},
         layers=dict(moe=layer), shown=list(shown),
-        objects=objects, detections=objects[:0], ap=None, interventions={},
+        objects=objects, detections=objects[:0], metric=None, interventions={},
         over=dict(moe=np.concatenate([d.weights for d in decisions])))

@@ -7,11 +7,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet_moe.analysis.average_precision import (
-    METRICS,
-    AveragePrecision,
-    by_class,
-)
+from mmdet_moe.analysis.average_precision import METRICS, AveragePrecision
+from mmdet_moe.analysis.metric import of_pictures
 from mmdet_moe.analysis.parts import join
 
 
@@ -84,12 +81,12 @@ def test_it_is_coco_s(tmp_path, seed):
     order = np.random.default_rng(seed).permutation(len(img_ids))
     ap = ap_of(coco, [img_ids[i] for i in order],
                [detections[i] for i in order])
-    metrics = ap()
+    metrics = of_pictures(ap, len(img_ids))
     assert list(metrics.values()) == pytest.approx(
         reference(coco, img_ids, detections).tolist(), abs=1e-12)
     assert set(metrics) == set(METRICS)
     # by class it is that of data with this class only
-    own = by_class(ap.precisions(np.ones((1, len(img_ids)), int)))[:, 0]
+    own = ap.values(np.ones((1, len(img_ids)), int)).by_class[:, 0]
     for c in (0, 1):
         alone = coco_of(dict(content, annotations=[
             a for a in content['annotations'] if a['category_id'] == c + 1]),
@@ -104,7 +101,7 @@ def test_a_resample_is_a_dataset_with_pictures_repeated(tmp_path):
     img_ids = [i['id'] for i in content['images']]
     counts = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12))
     ap = ap_of(coco_of(content, tmp_path), img_ids, detections)
-    resampled = {k: x[0] for k, x in ap.resampled(counts[None]).items()}
+    resampled = ap.values(counts[None]).overall
     repeated = dict(content, images=[], annotations=[])
     found = []
     for i, times in enumerate(counts):
@@ -121,8 +118,8 @@ def test_a_resample_is_a_dataset_with_pictures_repeated(tmp_path):
             found.append(detections[i])
     expected = reference(
         coco_of(repeated, tmp_path), range(1, len(found) + 1), found)
-    assert list(resampled.values()) == pytest.approx(
-        expected.tolist(), abs=1e-12)
+    assert np.concatenate(list(resampled.values())) == pytest.approx(
+        expected, abs=1e-12)
 
 
 def test_true_positives(tmp_path):
@@ -143,7 +140,7 @@ def test_true_positives(tmp_path):
     # of two that match, the better score takes the object; class b has none
     true, matched = AveragePrecision(*about).match(1, found)
     assert true.tolist() == [False, True, False, False]
-    metrics = AveragePrecision(*about, matched)()
+    metrics = of_pictures(AveragePrecision(*about, matched), 1)
     assert metrics['AP50'] == pytest.approx(0.5)  # second of the ranking
     assert np.isnan(metrics['AP_L'])
 
@@ -154,6 +151,8 @@ def test_nothing_detected_and_nothing_there(tmp_path):
     nothing = [dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0),
                     labels=np.zeros(0, int))] * len(img_ids)
     coco = coco_of(content, tmp_path)
-    assert ap_of(coco, img_ids, nothing)()['AP'] == 0
+    assert of_pictures(
+        ap_of(coco, img_ids, nothing), len(img_ids))['AP'] == 0
     empty = coco_of(dict(content, annotations=[]), tmp_path)
-    assert np.isnan(ap_of(empty, img_ids, nothing)()['AP'])
+    assert np.isnan(of_pictures(
+        ap_of(empty, img_ids, nothing), len(img_ids))['AP'])

@@ -2,9 +2,12 @@
 import numpy as np
 import pytest
 
+from mmdet_moe.analysis.average_precision import AveragePrecision
 from mmdet_moe.analysis.dissociation import double_dissociations
-from mmdet_moe.analysis.effects import ALL, functions
+from mmdet_moe.analysis.effects import functions
 from mmdet_moe.analysis.verdict import verdict
+
+WORDS = AveragePrecision.words
 
 
 def losses(**groups):
@@ -62,7 +65,7 @@ def test_what_experts_can_do_by_hand():
     none = losses(small=0.0, large=0.0)
 
     def alone(small, large, everything):
-        return losses(small=small, large=large, **{ALL: everything})
+        return losses(small=small, large=large, **{WORDS.all: everything})
 
     lost = dict(
         drop={0: losses(small=0.2, large=0.0),
@@ -70,7 +73,7 @@ def test_what_experts_can_do_by_hand():
         replace={(0, 1): alone(0.4, 0.0, 0.3), (1, 0): alone(0.0, 0.2, 0.1),
                  (0, 2): alone(0.9, 0.9, 0.9), (1, 2): alone(0.9, 0.9, 0.9),
                  (2, 0): alone(0.0, 0.0, 0.0), (2, 1): alone(0.0, 0.0, 0.0)})
-    found = functions(lost, used={0, 1})
+    found = functions(lost, used={0, 1}, words=WORDS)
     pair, = found['dissociations']['found']
     assert pair['experts'] == (0, 1) and pair['groups'] == ('small', 'large')
     assert set(found['by_others']) == {0, 1}
@@ -81,7 +84,8 @@ def test_what_experts_can_do_by_hand():
     assert [x['value'] for x in one['lost']] == pytest.approx([0.3, 0.1])
     # one that can do the work of the other is enough
     lost['replace'][0, 1] = alone(0.4, 0.0, -0.1)
-    assert functions(lost, used={0, 1})['not_interchangeable'] == []
+    assert functions(
+        lost, used={0, 1}, words=WORDS)['not_interchangeable'] == []
 
 
 def row(of, given_level, part, p, random=None):
@@ -115,7 +119,7 @@ LEVELS = (row('level', False, 0.6, 0.001), row('size', False, 0.4, 0.001),
 
 
 def test_levels():
-    said = verdict(layer(*LEVELS), [])
+    said = verdict(layer(*LEVELS), [], WORDS)
     assert said == [
         'The experts of this layer are specialists for levels. Beyond the '
         'level the expert tells 1 % of size (p = 0.045) and nothing of class '
@@ -126,9 +130,9 @@ def test_levels():
 def test_objects():
     rows = (*LEVELS[:2], row('size', True, 0.02, 0.3),
             row('class', True, 0.33, 0.005))
-    assert verdict(layer(*rows), [])[0].startswith(
+    assert verdict(layer(*rows), [], WORDS)[0].startswith(
         'The experts of this layer are specialists for classes. Beyond')
-    regions = verdict(layer(row('class', False, 0.2, 0.3)), [])
+    regions = verdict(layer(row('class', False, 0.2, 0.3)), [], WORDS)
     assert regions == [
         'The experts of this layer are no specialists for classes. '
         'The expert tells nothing of class beyond chance (p = 0.300).']
@@ -137,7 +141,7 @@ def test_objects():
 def test_random_gates():
     told = layer(row('size', False, 0.3, 0.001, random=0.05),
                  row('class', False, 0.4, 0.001, random=0.35))
-    assert verdict(told, [])[0].endswith(
+    assert verdict(told, [], WORDS)[0].endswith(
         ' Gates that are drawn at random and see the same features tell less '
         'of size (p = 0.050). Gates that are drawn at random tell as much of '
         'class (p = 0.350), so that it was learned is not shown.')
@@ -148,17 +152,17 @@ def test_random_gates():
              'shown: when they are drawn at random, 2.0 [-1.0, 4.0] points '
              'are lost.')):
         told['functions']['at_random'] = {
-            ALL: dict(value=0.02, interval=dict(low=low, high=0.04))}
-        assert expected in verdict(told, [dropped(0)])
+            WORDS.all: dict(value=0.02, interval=dict(low=low, high=0.04))}
+        assert expected in verdict(told, [dropped(0)], WORDS)
 
 
 def test_collapse():
-    said = verdict(layer(*LEVELS, bits=0.0, living=2), [])
+    said = verdict(layer(*LEVELS, bits=0.0, living=2), [], WORDS)
     assert said[0].startswith('The gate has collapsed') and '2 of 4' in said[0]
     # of an EqualGate nobody expects anything else
     assert verdict(layer(*LEVELS, bits=0.0, living=2, chooses=False),
-                   [])[0] == '2 of 4 experts are in use.'
-    assert verdict(layer(*LEVELS, living=3), [])[0] == (
+                   [], WORDS)[0] == '2 of 4 experts are in use.'
+    assert verdict(layer(*LEVELS, living=3), [], WORDS)[0] == (
         '3 of 4 experts are in use.')
 
 
@@ -167,7 +171,7 @@ def test_what_is_lost():
                  more=[dict(value=0.13, interval=dict(low=0.1, high=0.16))] * 2)
     said = verdict(layer(*LEVELS, dissociations=[found]), [
         dropped(0, AP_L=-0.02), dropped(1), dropped(2, AP_S=-0.135,
-                                                    AP_M=-0.01)])
+                                                    AP_M=-0.01)], WORDS)
     assert said[1:] == [
         'Without expert 0 large objects lose most (-2.0 [-2.5, -1.5] points of '
         'AP).',
@@ -179,10 +183,10 @@ def test_what_is_lost():
         '[10.0, 16.0] points more without 2, and large objects 13.0 [10.0, '
         '16.0] more without 0 (by chance about 0.2 pairs, p = 0.002).']
     unsure = layer(*LEVELS, dissociations=[found], p=0.3)
-    assert verdict(unsure, [dropped(0)])[-1].endswith(
+    assert verdict(unsure, [dropped(0)], WORDS)[-1].endswith(
         'p = 0.300). That is no more than chance: that they can do different '
         'things is not shown by this.')
-    assert verdict(layer(*LEVELS), [dropped(0)])[1:] == [
+    assert verdict(layer(*LEVELS), [dropped(0)], WORDS)[1:] == [
         '0 of 4 intervals of what sizes and classes lose without an expert '
         'are below 0; by chance alone it would be about 0.1.',
         'No two experts are doubly dissociated by what is lost without either: '

@@ -61,7 +61,7 @@ def test_report_says_what_tools_test_says(report, trained, shapes, tmp_path):
     tables = json.loads((tmp_path / 'expert_assignment.json').read_text())
     numbers = json.loads((report / 'report.json').read_text())
     for key, name in (('AP', 'mAP'), ('AP_S', 'mAP_s'), ('AP_L', 'mAP_l')):
-        assert numbers['ap'][key]['value'] == pytest.approx(
+        assert numbers['metrics'][key]['value'] == pytest.approx(
             tested[f'coco/bbox_{name}'], abs=5e-4)
     for name, table in tables['layers'].items():
         mine = numbers['layers'][name]
@@ -131,7 +131,7 @@ def test_report_on_data_with_gaps(trained, shapes, load_config, tmp_path):
                              parse_constant=no_constants)
         notes = ' '.join(numbers['notes'])
         assert message in notes and 'is cut off or broken' in notes
-        assert numbers['ap']['AP_S']['value'] is None
+        assert numbers['metrics']['AP_S']['value'] is None
         page = (tmp_path / 'report.html').read_text()
         assert page.count('Leading experts of') == 3 * 2
         assert message in page

@@ -1,0 +1,73 @@
+"""Metrics: how well a model does, on any multiset of the test pictures.
+
+The tables, the verdict and the page do not know which metric there is. They
+ask a :class:`Metric` for its values, and its :class:`Words` for what to call
+them.
+"""
+from dataclasses import dataclass, field
+from typing import Dict, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is said of a metric.
+
+    Attributes:
+        metric: Its name, which is that of its most important value.
+        title: Of its table.
+        note: What it is, in sentences.
+        things: What it is about, in the plural.
+        parts: Of its values, those that are about a part of the things only:
+            by name, which part.
+    """
+    metric: str
+    title: str
+    note: str
+    things: str
+    parts: Dict[str, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> str:
+        """What the metric is about, when it is not a part."""
+        return f'all {self.things}'
+
+    def of_class(self, name: str) -> str:
+        """The things of a class."""
+        return f'{self.things} of class {name}'
+
+
+@dataclass(frozen=True)
+class Values:
+    """A metric of R multisets of the pictures, from 0 to 1; NaN where there
+    is nothing that it could be about.
+
+    Attributes:
+        overall: By name (R,); the most important one first.
+        by_class: (classes, R) the most important one of each class.
+    """
+    overall: Dict[str, np.ndarray]
+    by_class: np.ndarray
+
+
+class Metric(Protocol):
+    """What a model reaches.
+
+    Attributes:
+        words: What to call it.
+    """
+    words: Words
+
+    def values(self, counts: np.ndarray) -> Values:
+        """The metric of multisets of the I pictures.
+
+        Args:
+            counts: (R, I) how often each picture is taken.
+        """
+
+
+def of_pictures(metric: Metric, pictures: int) -> Dict[str, float]:
+    """The overall values of I pictures, each taken once."""
+    overall = metric.values(np.ones((1, pictures), int)).overall
+    return {name: float(x[0]) for name, x in overall.items()}
