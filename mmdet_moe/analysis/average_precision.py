@@ -75,10 +75,10 @@ class AveragePrecision:
     words = Words(
         metric='AP',
         title='Average precision by object size',
-        note='COCO\'s AP in per cent: the mean over IoU thresholds 0.50 to 0.95 '
-        'and over classes. Sizes by annotated area: small below 32², medium '
-        'below 96², large from 96² pixels. A resample without an object of '
-        'some class and size leaves that class out of the mean, so where a '
+        note='AP of COCO in per cent: the mean over IoU thresholds 0.50 to '
+        '0.95 and over classes. Sizes by annotated area: small below 32², '
+        'medium below 96², large from 96² pixels. A resample without an object '
+        'of some class and size leaves that class out of the mean, so where a '
         'class has few objects of a size the interval is wide and skew.',
         things='objects',
         parts=dict(AP_S='small objects', AP_M='medium objects',
