@@ -1,0 +1,1 @@
+"""Classification: CIFAR-100 and others like it, with MMPretrain."""
