@@ -30,14 +30,16 @@ def stepper(runner: Runner):
     runner.train_loop  # noqa: B018  (is built)
     runner.model.train()
     runner._maybe_compile('train_step')
-    hook, = (hook for hook in runner.hooks if isinstance(hook, MoEHook))
-    hook.before_train(runner)
+    hooks = [hook for hook in runner.hooks if isinstance(hook, MoEHook)]
+    for hook in hooks:
+        hook.before_train(runner)
     data = enumerate(itertools.cycle(batches))
 
     def step() -> None:
         i, batch = next(data)
         logs = runner.model.train_step(batch, runner.optim_wrapper)
-        hook.after_train_iter(runner, i, batch, logs)
+        for hook in hooks:
+            hook.after_train_iter(runner, i, batch, logs)
 
     return step
 
@@ -53,7 +55,7 @@ def main() -> None:
         data = generate(Path(folder, 'shapes'), 64, 1)
         for name in ('eager', 'compiled'):
             cfg = load_config(args.config, work_dir=folder)
-            if args.config == str(DEMO):
+            if 'shapes' in cfg.train_dataloader.dataset.data_root:
                 cfg.train_dataloader.dataset.data_root = f'{data}/'
             cfg.compile = name == 'compiled'
             cfg.visualizer.vis_backends = []
