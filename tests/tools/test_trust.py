@@ -5,6 +5,10 @@ import pickle
 import pytest
 import torch
 from command import MOE, on, tool
+from mmengine.logging import HistoryBuffer
+
+from mmdet_moe.files import DataError
+from mmdet_moe.trust import check_checkpoint
 
 
 class Code:
@@ -47,6 +51,31 @@ def test_no_tool_runs_what_is_in_a_checkpoint(shapes, tmp_path, save):
         assert 'malicious.pth' in output.splitlines()[-1], output
         assert not ran.exists(), args
     assert not (tmp_path / 'out.pth').exists()
+
+
+class Reach:
+    """A way to everything, by what MMEngine allows."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def __reduce__(self):
+        *owner, name = self.names
+        return getattr, (Reach(*owner) if len(owner) > 1 else owner[0], name)
+
+
+@pytest.mark.parametrize('names', [
+    (HistoryBuffer, '__init__', '__globals__'), (torch.Tensor, '__module__'),
+    (HistoryBuffer, '__dict__')])
+def test_getattr_reaches_the_log_only(tmp_path, names):
+    bad, good = tmp_path / 'bad.pth', tmp_path / 'good.pth'
+    torch.save(dict(state_dict={}, meta=Reach(*names)), bad)
+    with pytest.raises(DataError, match='bad.pth is not a checkpoint'):
+        check_checkpoint(str(bad))
+    history = HistoryBuffer()
+    history.update(2.0)
+    torch.save(dict(state_dict={}, message_hub=history), good)
+    check_checkpoint(str(good))
 
 
 def test_unless_the_user_says_so(shapes, tmp_path):
