@@ -138,6 +138,8 @@ def use_mixed_precision(cfg: Config) -> None:
         wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     else:
         wrapper.type = 'BFloat16OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):  # AmpOptimWrapper's
+            wrapper.pop(key, None)
 
 
 def _start_processes(cfg: Config) -> None:
@@ -201,6 +203,8 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
     if 'train' not in loaders or not cfg.get('resume'):
         return Runner.from_cfg(cfg)
     how = choose_checkpoint(cfg)
+    if how is None and cfg.get('begin_with') is not None:
+        cfg.load_from, cfg.resume = cfg.begin_with, False
     runner = Runner.from_cfg(cfg)
     if how is not None:
         print_log(how, 'current')

@@ -33,8 +33,9 @@ def choose_checkpoint(cfg: Config) -> Optional[str]:
         if '://' in path or _is_whole(path):
             check_checkpoint(path)
             cfg.load_from = path
-            why = ''.join(f'; {reason}' for reason in broken)
-            return f'resuming from {path}, the newest whole checkpoint{why}'
+            why = '; '.join(broken)
+            return f'resuming from {path}' + (
+                f', the newest whole checkpoint; {why}' if broken else '')
         broken.append(f'{path} is ' +
                       ('not whole' if os.path.exists(path) else 'missing'))
     if broken:
@@ -53,8 +54,9 @@ def keep_safe(cfg: Config) -> None:
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint')
     if hook and type_name(hook) == 'CheckpointHook' and (
-            hook.get('backend_args') is None and '://' not in (
-                hook.get('out_dir') or '')):
+            hook.get('backend_args') is None
+            and hook.get('file_client_args') is None
+            and '://' not in (hook.get('out_dir') or '')):
         hook.backend_args = dict(backend='WholeFiles')
     hooks = list(cfg.get('custom_hooks') or [])
     there = {type_name(hook) for hook in hooks}

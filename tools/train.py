@@ -45,7 +45,12 @@ def main():
             cfg.merge_from_dict({'auto_scale_lr.enable': True})
         if args.resume is not None:
             cfg.resume = True
-            cfg.load_from = None if args.resume == 'auto' else args.resume
+            if args.resume == 'auto':
+                # If there is nothing to resume, the training begins with it.
+                cfg.begin_with = cfg.get('load_from')
+                cfg.load_from = None
+            else:
+                cfg.load_from = args.resume
         build_runner(cfg, ('train', 'val')).train()
 
 

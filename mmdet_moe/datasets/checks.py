@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from numbers import Real
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -21,6 +21,18 @@ def type_name(cfg: dict) -> str:
         str(kind).rsplit('.', 1)[-1])
 
 
+def inner_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
+    """The configs of the data sets inside of wrappers, which are joined if
+    there are several, each with its key."""
+    if 'dataset' in dataset:
+        yield from inner_datasets(f'{key}.dataset', dataset['dataset'])
+    elif 'datasets' in dataset:
+        for i, part in enumerate(dataset['datasets']):
+            yield from inner_datasets(f'{key}.datasets.{i}', part)
+    else:
+        yield key, dataset
+
+
 def dataset_class(cfg: dict) -> Optional[type]:
     """The class of the config of a dataset; None if it is not known."""
     kind = cfg.get('type')
@@ -34,16 +46,20 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
     Args:
         key: Name of the config key that holds it, for the message.
         dataset: Config with ``data_root``, ``ann_file``, ``data_prefix`` and
-            ``metainfo``. Wrappers (``dataset=dict(...)`` inside) are opened;
-            other datasets, and remote files, are left alone.
+            ``metainfo``. Wrappers are opened; other datasets, and remote
+            files, are left alone. In ``test_mode`` pictures need not be
+            annotated.
 
     Raises:
         DataError: A file is missing, broken or empty, an annotation is not
             complete, a class is not in the file, a picture is missing, or no
             picture is left to train on.
     """
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    for inner, cfg in inner_datasets(key, dataset):
+        _check_one(inner, cfg)
+
+
+def _check_one(key: str, dataset: dict) -> None:
     kind = dataset_class(dataset)
     # One with a loader of its own, such as LVISDataset, has files of its own.
     if kind is None or 'ann_file' not in dataset or (
@@ -51,7 +67,8 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
             is not CocoDataset.load_data_list):
         return
     root = dataset.get('data_root') or ''
-    if '://' in f'{root}{dataset["ann_file"]}':
+    backend = (dataset.get('backend_args') or {}).get('backend', 'local')
+    if '://' in f'{root}{dataset["ann_file"]}' or backend not in LOCAL:
         return
     ann_file = Path(root, dataset['ann_file'])
     prefix = dataset.get('data_prefix') or {}
@@ -60,6 +77,9 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
     classes = kind._load_metainfo(dataset.get('metainfo'))['classes']
     try:
         content = _read(ann_file, pictures)
+        if dataset.get('test_mode') and isinstance(content, dict):
+            # As COCO's own test sets, whose objects are not published.
+            content.setdefault('annotations', [])
         _check_entries(ann_file, content)
         _check_classes(ann_file, content, classes)
         _check_pictures(ann_file, content['images'], pictures)
@@ -67,6 +87,10 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
             _check_objects(ann_file, content, classes)
     except DataError as error:
         raise DataError(f'{key}: {error}') from None
+
+
+#: Names of MMEngine's backend for files of this machine.
+LOCAL = ('local', 'LocalBackend', 'disk', 'HardDiskBackend')
 
 
 def _read(ann_file: Path, pictures: Path) -> Any:

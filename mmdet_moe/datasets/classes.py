@@ -1,12 +1,13 @@
 """Whether data, heads and evaluation speak of the same classes."""
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
 from mmdet_moe.layers.checks import ConfigError, fail
 
-from .checks import dataset_class, type_name
+from .checks import dataset_class, inner_datasets, type_name
 
 #: Heads that have an output for each class, by their keys in a config. What
 #: proposes regions has one class of its own.
@@ -31,15 +32,20 @@ def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
     for name in loaders:
         loader = cfg.get(f'{name}_dataloader')
         classes = None if loader is None else classes_of(loader.dataset)
-        if classes is not None:
-            known[f'{name}_dataloader.dataset'] = classes
-    if not known:
+        if classes is None:
+            continue
+        key = f'{name}_dataloader.dataset'
+        known[key] = classes
+        first = next(iter(known))
+        # Trackers are tested on classes of their own.
+        kind = dataset_class(next(inner_datasets(key, loader.dataset))[1])
+        if classes != known[first] and issubclass(kind, CocoDataset):
+            fail(f'{key}.metainfo.classes', classes,
+                 f'{known[first]}, those of {first}, in the same order')
+    # Of what reads its classes from a text the number is that of its words.
+    if not known or 'language_model' in cfg.model:
         return
-    (first, classes), *others = known.items()
-    for other, own in others:
-        if own != classes:
-            fail(f'{other}.metainfo.classes', own,
-                 f'{classes}, those of {first}, in the same order')
+    first, classes = next(iter(known.items()))
     for key, number in _num_classes('model', cfg.model):
         if number != len(classes):
             fail(key, number, f'{len(classes)}, the number of the classes of '
@@ -47,26 +53,31 @@ def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
 
 
 def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
-    """The classes of the config of a dataset; None if it does not say.
+    """The classes of the objects of the config of a dataset; None if it does
+    not say.
 
     Raises:
         ConfigError: Those of datasets that are joined differ.
     """
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    if 'datasets' in dataset:
-        parts: List[Tuple[str, ...]] = [
-            c for part in dataset['datasets'] if (c := classes_of(part))]
-        if len(set(parts)) > 1:
+    parts = [(key, classes)
+             for key, part in inner_datasets(type_name(dataset), dataset)
+             if (classes := _own_classes(part)) is not None]
+    for key, classes in parts[1:]:
+        if classes != parts[0][1]:
             raise ConfigError(
-                f'{type_name(dataset)}.datasets: these classes differ, and '
-                f'must be the same, in the same order: {parts[0]}, '
-                f'{next(p for p in parts if p != parts[0])}')
-        return parts[0] if parts else None
+                f'{parts[0][0]} and {key} are joined: their classes differ, '
+                'and must be the same, in the same order: '
+                f'{parts[0][1]}, {classes}')
+    return parts[0][1] if parts else None
+
+
+def _own_classes(dataset: dict) -> Optional[Tuple[str, ...]]:
     kind = dataset_class(dataset)
     if kind is None or not issubclass(kind, BaseDataset):
         return None
-    classes = kind._load_metainfo(dataset.get('metainfo')).get('classes')
+    metainfo = kind._load_metainfo(dataset.get('metainfo'))
+    # Of panoptic data those of things, and not of stuff.
+    classes = metainfo.get('thing_classes', metainfo.get('classes'))
     return None if classes is None else tuple(classes)
 
 

@@ -31,8 +31,29 @@ class Draw(int):
         return Draw, (int(self), self.entropy)
 
 
+class DrawnTuple(tuple):
+    """The same for an index of several numbers, such as a video and a
+    frame."""
+
+    entropy: Entropy
+
+    def __new__(cls, index: tuple, entropy: Entropy) -> 'DrawnTuple':
+        draw = super().__new__(cls, index)
+        draw.entropy = entropy
+        return draw
+
+    def __reduce__(self) -> tuple:
+        return DrawnTuple, (tuple(self), self.entropy)
+
+
+#: By the class of an index, that of its draw, and back.
+_DRAWS = {int: Draw, tuple: DrawnTuple}
+_INDICES = {draw: index for index, draw in _DRAWS.items()}
+
+
 class DrawSampler(Sampler):
-    """The indices of another sampler as :class:`Draw`.
+    """The indices of another sampler as :class:`Draw`, or :class:`DrawnTuple`.
+    Those that are neither an integer nor a tuple have no seed.
 
     Args:
         sampler: The other one, of which this has all other attributes.
@@ -47,7 +68,8 @@ class DrawSampler(Sampler):
     def __iter__(self) -> Iterator[Draw]:
         *run, first = self.start()
         for number, index in enumerate(self.sampler, first):
-            yield Draw(index, (*run, number))
+            draw = _DRAWS.get(type(index))
+            yield index if draw is None else draw(index, (*run, number))
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -68,8 +90,12 @@ class DrawnItems:
     def __call__(self, draws: Sequence[Draw]) -> List:
         items = []
         for draw in draws:
+            index = _INDICES.get(type(draw))
+            if index is None:
+                items.append(self.dataset[draw])
+                continue
             with seeded(draw.entropy):
-                items.append(self.dataset[int(draw)])
+                items.append(self.dataset[index(draw)])
         return items
 
 

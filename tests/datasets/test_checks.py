@@ -41,6 +41,18 @@ def test_sound_data_passes(dataset):
             **dataset, 'type': 'DomainCocoDataset', 'ann_file': 'gone.json'})
 
 
+def test_what_need_not_be_there(dataset):
+    """Objects of a test set; files that MMEngine has from elsewhere."""
+    edit(dataset, lambda c: c.pop('annotations'))
+    check_coco_dataset('test', dict(dataset, test_mode=True))
+    check(dataset, "no list 'annotations'")
+    check_coco_dataset('train', dict(
+        dataset, data_root='nowhere/', backend_args=dict(backend='petrel')))
+    joined = dict(type='ConcatDataset', datasets=[
+        dict(dataset, test_mode=True), dict(dataset, data_root='nowhere/')])
+    check(joined, r'val_dataloader.dataset.datasets.1: nowhere')
+
+
 def test_missing_folder_and_files(dataset):
     check({**dataset, 'data_root': 'nowhere/'},
           'val_dataloader.dataset: nowhere/annotations/instances_val.json '

@@ -10,6 +10,7 @@ from mmdet_moe.datasets.checks import check_coco_dataset
 from mmdet_moe.datasets.classes import check_classes
 from mmdet_moe.files import DataError
 from mmdet_moe.hooks import SeedHook
+from mmdet_moe.launch import read_config
 from mmdet_moe.resuming import keep_safe
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -56,10 +57,22 @@ def test_datasets_that_are_joined():
     other = dict(part, metainfo=dict(classes=('RBC', 'WBC')))
     cfg.train_dataloader.dataset = dict(
         type='ConcatDataset', datasets=[part, other])
-    with pytest.raises(ValueError, match='ConcatDataset.datasets: these'):
+    with pytest.raises(
+            ValueError, match='datasets.1 are joined: their classes differ'):
         check_classes(cfg, ('train', ))
     cfg.train_dataloader.dataset.datasets[1] = part
     check_classes(cfg, ('train', 'val'))
+
+
+@pytest.mark.parametrize('name', [
+    'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco',
+    'mm_grounding_dino/grounding_dino_swin-t_pretrain_obj365',
+    'qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_'
+    'test-mot17halfval',
+    'mask_rcnn/mask-rcnn_r50_fpn_1x_coco', 'yolox/yolox_s_8xb8-300e_coco'])
+def test_stock_configs(name):
+    """Stuff, texts instead of classes, and tests on data of another kind."""
+    check_classes(read_config(f'mmdet::{name}.py'), ('train', 'val'))
 
 
 def test_a_config_that_holds_classes():

@@ -41,6 +41,28 @@ def test_whoever_loads_it():
     assert len(drawn.unique()) == len(drawn)
 
 
+@pytest.mark.parametrize('index', [(1, 2), [1, 2], 3])
+def test_indices_of_other_kinds(index):
+    """As of videos and their frames; what cannot be seeded is let through."""
+
+    class Videos(Dataset):
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            assert i == index and type(i) is type(index)
+            return torch.rand(1)
+
+    drawn = []
+    for _ in range(2):
+        loader = DataLoader(Videos(), sampler=[index] * 4, batch_size=2)
+        seed_draws(loader, lambda: (7, 0, 0))
+        drawn.append(torch.cat(list(loader)))
+    assert torch.equal(*drawn) == (type(index) is not list)
+    assert len(drawn[0].unique()) == 4
+
+
 def test_seeded():
     with seeded((1, 2)):
         first = random.random(), np.random.rand(), torch.rand(3)
