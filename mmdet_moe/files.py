@@ -22,16 +22,26 @@ def write_text(path: Union[str, Path], text: str) -> Path:
 
 
 @contextmanager
-def replacing(path: Union[str, Path],
-              mode: Literal['w', 'wb'] = 'w') -> Iterator[IO]:
-    """A file that takes the place of ``path`` once it is complete."""
+def replacing(path: Union[str, Path], mode: Literal['w', 'wb'] = 'w', *,
+              sync: bool = False) -> Iterator[IO]:
+    """A file that takes the place of ``path`` once it is complete.
+
+    Args:
+        path: To be written.
+        mode: Of text or bytes.
+        sync: Whether it is on the disk before it takes that place.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    handle, part = tempfile.mkstemp(
+        dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
     try:
         with os.fdopen(handle, mode,
                        encoding='utf-8' if mode == 'w' else None) as file:
             yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(part, 0o644)  # mkstemp makes files private
         os.replace(part, path)
     except BaseException:

@@ -1,10 +1,11 @@
 """Checkpoints that are whole, however a run ends."""
 import os
-import tempfile
 from pathlib import Path
 from typing import List, Union
 
 from mmengine.fileio import LocalBackend, register_backend
+
+from .files import replacing
 
 Name = Union[str, Path]
 
@@ -24,22 +25,11 @@ class WholeFiles(LocalBackend):
     def put(self, obj: bytes, filepath: Name) -> None:
         """Write bytes, and then remove what was to be removed."""
         path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # A run that was killed while it wrote leaves its part behind.
         for part in path.parent.glob(f'.{path.name}.*.part'):
             part.unlink(missing_ok=True)
-        handle, part = tempfile.mkstemp(
-            dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
-        try:
-            with os.fdopen(handle, 'wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(part, 0o644)  # mkstemp makes files private
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
+        with replacing(path, 'wb', sync=True) as file:
+            file.write(obj)
         while self._outdated:
             old = self._outdated.pop()
             if Path(old) != path and os.path.exists(old):

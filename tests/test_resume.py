@@ -8,7 +8,12 @@ import torch
 from mmdet.registry import MODELS
 
 from mmdet_moe.files import DataError
-from mmdet_moe.launch import build_runner, choose_checkpoint
+from mmdet_moe.launch import (
+    build_runner,
+    choose_checkpoint,
+    use_mixed_precision,
+)
+from mmdet_moe.resuming import keep_safe
 
 RUNS = itertools.count()  # runs of one name would share a log
 SMALL = {
@@ -146,6 +151,25 @@ def test_nothing_to_resume_needs_the_dense_checkpoint(
     runner = build_runner(config(tmp_path, 1, resume=True), ('train', ))
     with pytest.raises(DataError, match='dense.pth does not exist'):
         runner.train()
+
+
+def test_with_nothing_to_resume_a_training_begins_as_it_would(
+        config, finished, tmp_path):
+    weights = str(finished / 'epoch_2.pth')
+    cfg = config(tmp_path, 1, resume=True, begin_with=weights)
+    build_runner(cfg, ('train', ))
+    assert cfg.load_from == weights and not cfg.resume
+
+
+def test_what_is_added_does_not_contradict_the_config(config, tmp_path):
+    cfg = config(tmp_path, 1)
+    cfg.default_hooks.checkpoint.file_client_args = dict(backend='disk')
+    keep_safe(cfg)
+    assert 'backend_args' not in cfg.default_hooks.checkpoint
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    use_mixed_precision(cfg)
+    amp = torch.cuda.is_available()
+    assert ('loss_scale' in cfg.optim_wrapper) == amp
 
 
 def test_testing_does_not_need_the_dense_checkpoint(config, finished):

@@ -12,6 +12,7 @@ from toy import Tower, train
 
 from mmdet_moe.files import TrainingError
 from mmdet_moe.hooks import FiniteLossHook
+from mmdet_moe.hooks.finite_loss_hook import MOST_SKIPPED
 
 
 class Failing(nn.Module):
@@ -95,15 +96,56 @@ def test_all_processes_stop_where_one_has_no_number(tmp_path):
                              'stem.0 (Conv2d) returns it')
 
 
-def test_a_step_that_a_gradient_scaler_skips_is_forgotten():
-    hook, model = FiniteLossHook(), Tower()
+def hook_of(model):
+    hook = FiniteLossHook()
     runner = SimpleNamespace(model=model, optim_wrapper={}, iter=0)
     hook.before_train(runner)
-    lost = dict(loss=torch.tensor(float('inf')))
-    hook._see(model, (), dict(mode='loss'), lost)
-    hook.after_train_iter(runner, 0)  # the optimizer was not called
-    hook._check()
-    hook.before_train_iter(runner, 1, dict(inputs=torch.randn(2, 4, 6, 6)))
-    hook._see(model, (), dict(mode='loss'), lost)
+
+    def step(value, scaled=False):
+        batch = dict(inputs=torch.randn(2, 4, 6, 6))
+        hook.before_train_iter(runner, runner.iter, batch)
+        hook._see(model, (), dict(mode='loss'), dict(loss=torch.tensor(value)))
+        if not scaled:
+            hook._before_step()
+        hook.after_train_iter(runner, runner.iter)
+        runner.iter += 1
+
+    return step
+
+
+def test_steps_that_a_gradient_scaler_skips():
+    """A few are none of our business; more than that are no training."""
+    step, lost = hook_of(Tower()), float('nan')
+    for _ in range(3):
+        for _ in range(MOST_SKIPPED - 1):
+            step(lost, scaled=True)
+        step(1.0, scaled=True)
+        for _ in range(MOST_SKIPPED - 1):
+            step(lost, scaled=True)
+        step(1.0)
     with pytest.raises(TrainingError):
-        hook._check()
+        step(lost)
+    step = hook_of(Tower())
+    with pytest.raises(TrainingError, match='of iteration 10 is not finite'):
+        for _ in range(MOST_SKIPPED):
+            step(lost, scaled=True)
+
+
+@pytest.mark.parametrize('call, iteration', [(4, 3), (6, 4)])
+def test_of_accumulated_passes_the_one_is_named(tmp_path, call, iteration):
+    """Iterations 3 and 4 are one step; each calls the module twice."""
+
+    class Once(Failing):
+
+        def forward(self, x):
+            self.calls += 1
+            # and when it is looked at once more
+            again = call < self.calls <= call + 2 or self.calls > 8
+            return x * self.value if again else x
+
+    model = Broken(1.0)
+    model.stem[1] = Once(float('nan'))
+    with pytest.raises(TrainingError,
+                       match=rf'of iteration {iteration} .*stem.1 \(Once'):
+        train(tmp_path, model, accumulate=2, hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')])
