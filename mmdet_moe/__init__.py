@@ -18,6 +18,7 @@ if _missing is None:
     from . import (  # noqa: F401
         conversion,
         datasets,
+        detection,
         evaluation,
         hooks,
         models,

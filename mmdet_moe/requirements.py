@@ -17,8 +17,8 @@ mmdet_moe needs MMDetection: {what} cannot be imported. Install it with
 (or OpenMMLab's own mmengine, mmcv and mmdet 3.x)."""
 
 # Modules of this package that import MMDetection, or are of no use without.
-_NEED_OPENMMLAB = ('analysis', 'conversion', 'datasets.checks', 'evaluation',
-                   'hooks', 'launch', 'models', 'visualization')
+_NEED_OPENMMLAB = ('analysis', 'conversion', 'datasets.checks', 'detection',
+                   'evaluation', 'hooks', 'launch', 'models', 'visualization')
 
 
 def missing_openmmlab() -> Optional[str]:

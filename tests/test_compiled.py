@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-import mmdet_moe.models  # noqa: F401  (in the registries)
+import mmdet_moe.detection  # noqa: F401  (in the registries)
 from mmdet_moe.layers import moe_layers
 
 GRAPHS = []

@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmdet_moe.detection import provenance
 from mmdet_moe.layers import GATES, SCOPES, MoELayer, traced
-from mmdet_moe.models import provenance
 from mmdet_moe.names import weights_field
 
 ROOT = Path(__file__).parents[1]

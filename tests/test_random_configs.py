@@ -10,8 +10,9 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmdet_moe.detection import MoEFPN, MoEResNet, MoERetinaHead
 from mmdet_moe.layers import moe_layers
-from mmdet_moe.models import MoEConv, MoEFPN, MoEResNet, MoERetinaHead
+from mmdet_moe.models import MoEConv
 
 #: How many are drawn; the long form draws others each time.
 NUMBERS = pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ranks import on_ranks
 from torch import nn
 from torch.utils.data import DataLoader
 
-import mmdet_moe.models  # noqa: F401  (in the registries)
+import mmdet_moe.detection  # noqa: F401  (in the registries)
 
 OBJECTS = [[[8, 8, 40, 40], [30, 20, 90, 80]], [[4, 4, 24, 20]]]
 

@@ -13,14 +13,21 @@ PACKAGE = ROOT / 'mmdet_moe'
     (r'mmdet(?!_moe)|mmcv|mmengine|RetinaHead|custom_hooks|conv_cfg|norm_cfg',
      'layers', ()),
     # no detector is special
-    ('MoERetinaHead|retina_', '.', ('models/dense_heads', 'models/__init__')),
+    ('MoERetinaHead|retina_', '.',
+     ('detection/dense_heads', 'detection/__init__')),
     # no decision is kept in a layer
     (r'layer\.routing|\.map_shapes', '.', ()),
     # layers are below everything, analysis is above it, models are below
     # what looks at them; wherever in a file the import stands
     (r'^\s*(from|import) mmdet_moe\.(?!layers)', 'layers', ()),
     (r'^\s*(from|import) mmdet_moe\.'
-     '(conversion|hooks|evaluation|visualization|analysis)', 'models', ()),
+     '(conversion|hooks|evaluation|visualization|analysis|detection|'
+     'classification)', 'models', ()),
+    (r'^\s*(from|import) mmdet_moe\.'
+     '(conversion|hooks|evaluation|visualization|analysis)', 'detection', ()),
+    # what is not about detection does not know MMDetection
+    (r'^\s*(from|import) mmdet\b', 'models', ()),
+    (r'^\s*(from|import) mmdet\b', 'classification', ()),
     *((r'^\s*(from|import) mmdet_moe\.analysis', package, ())
       for package in ('conversion', 'hooks', 'evaluation', 'visualization')),
     # packages import each other by their full names, which are seen above

@@ -8,10 +8,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdet_moe.detection.detector import add_experts
 from mmdet_moe.files import write_text
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_number, fail
-from mmdet_moe.models.placing import add_experts, table_of_experts
+from mmdet_moe.models.placing import table_of_experts
 
 from .moe_config import experts_of, moe_config
 from .upcycle import check_absent, write_upcycled

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmdet_moe.layers import MoELayer, domains_are, real_tokens_are
 from mmdet_moe.layers.checks import ConfigError
-from mmdet_moe.models.provenance.padding import RealTokens
+from mmdet_moe.models.padding import RealTokens
 
 
 def padding_does_not_count(model: nn.Module) -> RealTokens:

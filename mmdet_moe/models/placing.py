@@ -1,7 +1,7 @@
 """Where experts go: the modules of a detector that a config names."""
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Dict, List, Mapping, NamedTuple, Sequence
+from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
 
 from terminaltables import AsciiTable
 from torch import nn
@@ -9,7 +9,6 @@ from torch import nn
 from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.checks import fail
 
-from .foreground import knows_foreground, tell_foreground
 from .insertion import check_insertable, insert_after
 from .replacement import check_replaceable, replace
 
@@ -44,8 +43,13 @@ PLACES = dict(
     at=(check_replaceable, replace), after=(check_insertable, insert_after))
 
 
-def add_experts(model: nn.Module,
-                experts: Sequence[Mapping]) -> List[Placed]:
+def _never(model: nn.Module, names: Sequence[str]) -> bool:
+    return False
+
+
+def add_experts(model: nn.Module, experts: Sequence[Mapping],
+                targets: Callable[[nn.Module, Sequence[str]], bool] = _never
+                ) -> List[Placed]:
     """Replace modules by mixtures of experts, or add mixtures after them.
 
     Args:
@@ -57,6 +61,8 @@ def add_experts(model: nn.Module,
             :class:`~mmdet_moe.layers.MoELayer`, and of the residual mixture.
             In a pattern ``*`` stands for a part of a name between two dots:
             ``'bbox_head.cls_convs.*'``.
+        targets: Says whether the model tells a layer what is foreground, by
+            the names that it will have.
 
     Raises:
         ValueError: A pattern matches nothing, two match one module or a part
@@ -68,13 +74,12 @@ def add_experts(model: nn.Module,
         module = model.get_submodule(names[0])
         was, before = type(module).__name__, _count(module)
         now = PLACES[place][1](
-            model, names, options, targets=knows_foreground(model, names))
+            model, names, options, targets=targets(model, names))
         placed.append(
             Placed(
                 _all_names(model)[id(now)],
                 was if place == 'at' else f'after {was}', now,
                 (before, _count(model.get_submodule(names[0])))))
-    tell_foreground(model)
     return placed
 
 

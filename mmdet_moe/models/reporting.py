@@ -1,64 +1,44 @@
-"""Who decided about which detection: attached to what a detector returns."""
+"""Who decided about what is predicted: attached to what a model returns."""
 from contextlib import ExitStack, contextmanager
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from functools import singledispatch
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import torch
-from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdet_moe.layers import Decision, traced
-from mmdet_moe.names import weights_field
 
-from .provenance import (
-    Origin,
-    Undecided,
-    matching_detections,
-    predicting_part,
-    provenance_of,
-    take,
-)
-
-
-def report_decisions(detector: nn.Module) -> None:
-    """Have a detector report who decided, from now on; once is enough."""
-    if not hasattr(detector, 'decision_reporter'):
-        detector.decision_reporter = DecisionReporter(detector)
+from .provenance import Provenance, Undecided, UnknownProvenance
 
 
 class DecisionReporter:
-    """Watches the predictions of a detector, and says who decided.
+    """Watches the predictions of a model, and says who decided.
 
-    It acts in ``forward(mode='predict')``, so in MMDetection's tools,
-    ``inference_detector`` and ``DetInferencer`` alike. The detections stay
-    what they are. Each data sample gets
+    It acts in ``forward(mode='predict')``, so in OpenMMLab's tools and
+    inferencers alike. The predictions stay what they are. Each data sample
+    gets
 
     - ``decisions``: by the name of a MoE layer its :class:`.Decision` about
       this picture, on the CPU;
-    - ``undecided``: by the name of a layer that has none, why;
-    - in ``pred_instances`` ``level_ids`` and ``item_ids`` (n,), where the
-      detector has levels, or regions or queries, and for each layer
-      ``{layer}.expert_weights`` (n, E), NaN for a detection that the layer
-      did not take part in;
-    - where objects are annotated, and the detector has levels, regions or
-      queries, ``gt_origins`` with the objects' ``level_ids`` and
-      ``item_ids``, and as metainfo ``levels_by`` and ``items_by``:
-      ``'assigner'`` for the rule of the training, ``'detection'`` for what
-      the detection has that matches the object.
+    - ``undecided``: by the name of a layer that has none, why.
 
     Args:
-        detector: A detector of MMDetection.
+        model: A model of MMEngine's interface.
+        provenance: Of the part of it that predicts.
+        within: What comes before the names of the modules of that part.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
-        self._within, part = predicting_part(detector)
-        self.provenance = provenance_of(part)
+    def __init__(self, model: nn.Module, provenance: Provenance,
+                 within: str = '') -> None:
+        self.provenance = provenance
+        self._within = within
         self._stack = ExitStack()
         self._paused = False
         #: Whether the decisions have the features that they were made of.
         self.features = False
         self._decisions: Dict[str, List[Decision]] = {}
-        detector.register_forward_pre_hook(self._before, with_kwargs=True)
-        detector.register_forward_hook(
+        model.register_forward_pre_hook(self._before, with_kwargs=True)
+        model.register_forward_hook(
             self._after, with_kwargs=True, always_call=True)
 
     @contextmanager
@@ -70,35 +50,40 @@ class DecisionReporter:
         finally:
             self._paused = before
 
-    def _before(self, detector: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._stack.close()
         if _mode(args, kwargs) != 'predict':
             return
-        # Of a teacher or student that predicts as a part of this detector.
-        for module in detector.modules():
+        # Of a teacher or student that predicts as a part of this model.
+        for module in model.modules():
             inner = getattr(module, 'decision_reporter', self)
             if inner is not self:
                 self._stack.enter_context(inner.paused())
         if not self._paused:
             self._decisions = self._stack.enter_context(
-                traced(detector, self.features))
+                traced(model, self.features))
             self._stack.enter_context(self.provenance.watch())
 
-    def _after(self, detector: nn.Module, args: tuple, kwargs: dict,
+    def _after(self, model: nn.Module, args: tuple, kwargs: dict,
                output) -> None:
         self._stack.close()
         decisions, self._decisions = self._decisions, {}
         if decisions and output is not None:
             with torch.no_grad():
-                self._report(output, decisions)
+                self.report(output, decisions)
 
-    def _report(self, samples: Sequence,
-                calls: Dict[str, List[Decision]]) -> None:
-        source = self.provenance
+    def report(self, samples: Sequence,
+               calls: Dict[str, List[Decision]]) -> None:
+        """Attach to the data samples of a batch what was decided.
+
+        Args:
+            samples: As the model returned them.
+            calls: By layer its decisions, one for each call.
+        """
         whole, undecided = {}, {}
         for name, decisions in calls.items():
             try:
-                decision, counts = source.about(
+                decision, counts = self.provenance.about(
                     name.removeprefix(self._within), decisions, len(samples))
                 whole[name] = decision.cpu(), _parts(counts)
             except Undecided as reason:
@@ -110,57 +95,18 @@ class DecisionReporter:
                 for name, (decision, parts) in whole.items()
             }
             sample.undecided = undecided
-        if not all('pred_instances' in sample for sample in samples):
-            return  # a detector of stuff, or of none but panoptic segments
-        origins = [
-            source.detections(b, s.pred_instances, s.metainfo)
-            for b, s in enumerate(samples)
-        ]
-        objects = self._objects(samples, origins)
-        for b, (sample, origin) in enumerate(zip(samples, origins)):
-            found = sample.pred_instances
-            if source.num_levels:
-                found.level_ids = origin.levels
-            if source.num_items:
-                found.item_ids = origin.items
-            for name, decision in sample.decisions.items():
-                weights = decision.at(found.bboxes, origin.levels,
-                                      origin.items)
-                found.set_field(
-                    weights.to(found.bboxes.device), weights_field(name))
-            if objects[b] is not None:
-                sample.gt_origins = objects[b]
 
-    def _objects(self, samples: Sequence, origins: Sequence[Origin]
-                 ) -> List[Optional[InstanceData]]:
-        """Where the annotated objects of pictures belong; None for a picture
-        that has no annotation."""
-        # A pipeline that loads no annotations gives instances without any.
-        annotated = ['labels' in s.get('gt_instances', ()) for s in samples]
-        source = self.provenance
-        if not any(annotated) or not (source.num_levels or source.num_items):
-            return [None] * len(samples)
-        objects = [
-            s.gt_instances if there else _no_objects(s)
-            for s, there in zip(samples, annotated)
-        ]
-        assigned = source.objects(objects, [s.metainfo for s in samples])
-        result = []
-        for b, (sample, one) in enumerate(zip(samples, objects)):
-            if not annotated[b]:
-                result.append(None)
-                continue
-            match = matching_detections(one, sample.pred_instances)
-            result.append(
-                InstanceData(
-                    level_ids=take(origins[b].levels, match)
-                    if assigned is None else assigned[b].levels,
-                    item_ids=take(origins[b].items, match),
-                    metainfo=dict(
-                        levels_by='detection'
-                        if assigned is None else 'assigner',
-                        items_by='detection')))
-        return result
+
+@singledispatch
+def reporter_of(model: nn.Module) -> DecisionReporter:
+    """A new reporter for a model; those of detectors know more."""
+    return DecisionReporter(model, UnknownProvenance(model))
+
+
+def report_decisions(model: nn.Module) -> None:
+    """Have a model report who decided, from now on; once is enough."""
+    if not hasattr(model, 'decision_reporter'):
+        model.decision_reporter = reporter_of(model)
 
 
 def _mode(args: tuple, kwargs: dict) -> str:
@@ -181,10 +127,3 @@ def _extent(meta: dict) -> Tuple[float, float]:
     height, width = meta.get('batch_input_shape', meta['img_shape'][:2])
     x, y = meta.get('scale_factor', (1.0, 1.0))[:2]
     return height / y, width / x
-
-
-def _no_objects(sample) -> InstanceData:
-    labels = sample.pred_instances.labels
-    return InstanceData(
-        bboxes=labels.new_zeros((0, 4), dtype=torch.float),
-        labels=labels.new_zeros(0))

@@ -12,8 +12,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmdet_moe.detection.detector import add_experts
 from mmdet_moe.layers import moe_layers
-from mmdet_moe.models.placing import add_experts, matches
+from mmdet_moe.models.placing import matches
 
 FCS = 'roi_head.bbox_head.shared_fcs'
 

@@ -9,7 +9,13 @@ from typing import Tuple
 from mmdet.models.detectors import SemiBaseDetector
 from torch import nn
 
-from .base import Origin, Provenance, Undecided, UnknownProvenance
+from mmdet_moe.models.provenance import (
+    Origin,
+    Provenance,
+    Undecided,
+    UnknownProvenance,
+)
+
 from .levels import LevelProvenance
 from .matching import matching_detections, take
 from .queries import QueryProvenance

@@ -5,7 +5,7 @@ from mmdet.models.task_modules.assigners import BaseAssigner
 from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 
-from mmdet_moe.models.provenance.levels import LevelProvenance
+from mmdet_moe.detection.provenance.levels import LevelProvenance
 
 
 def shared_rtmdet(**overrides):

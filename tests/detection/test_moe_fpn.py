@@ -3,7 +3,8 @@ import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
 
-from mmdet_moe.models import Mixture, MoEConv, MoEFPN
+from mmdet_moe.detection import MoEFPN
+from mmdet_moe.models import Mixture, MoEConv
 
 SHAPE = dict(
     in_channels=[8, 16],

@@ -1,8 +1,8 @@
 import torch
 from mmdet.registry import MODELS
 
+from mmdet_moe.detection import MoENeck
 from mmdet_moe.layers.scopes import LevelScope
-from mmdet_moe.models import MoENeck
 
 
 def test_after_any_neck():

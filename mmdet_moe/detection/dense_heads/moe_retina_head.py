@@ -19,9 +19,10 @@ from mmdet_moe.layers.checks import (
     fail,
 )
 from mmdet_moe.layers.moe import check_moe
-from mmdet_moe.models.foreground import weigh_foreground
 from mmdet_moe.models.mixtures import Mixture
 from mmdet_moe.models.residual import ResidualMixture
+
+from ..foreground import weigh_foreground
 
 SUBNETS = ('cls', 'reg')
 #: Which of the n convolutions of a subnet, the predictor being the last, are

@@ -2,8 +2,8 @@ import pytest
 import torch
 from mmdet.models.backbones import ResNet
 
+from mmdet_moe.detection import MoEResNet
 from mmdet_moe.layers import MoELayer, moe_layers, upcycle
-from mmdet_moe.models import MoEResNet
 
 SMALL = dict(base_channels=8, stem_channels=8)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from stock import build, pictures, predict, stock
 
-from mmdet_moe.models.provenance.padding import RealTokens, real_queries
+from mmdet_moe.models.padding import RealTokens, real_queries
 
 BOXES = [[8., 8., 40., 40.], [20., 30., 70., 60.], [5., 50., 30., 75.]]
 

@@ -6,7 +6,8 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from .base import Origin, Provenance
+from mmdet_moe.models.provenance import Origin, Provenance
+
 from .wrapping import wrapped
 
 

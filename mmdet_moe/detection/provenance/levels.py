@@ -11,8 +11,9 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmdet_moe.models.provenance import Origin, Provenance
+
 from .assignment import training_outs, training_rule
-from .base import Origin, Provenance
 
 #: Differences smaller than this are rounding: of scores, and of boxes relative
 #: to their size.

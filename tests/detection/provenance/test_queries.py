@@ -3,7 +3,7 @@ import torch
 from stock import TRANSFORMERS, assert_same, build, pictures, predict, stock
 from torch import nn
 
-from mmdet_moe.models.provenance.queries import QueryProvenance
+from mmdet_moe.detection.provenance.queries import QueryProvenance
 
 
 @pytest.mark.parametrize('name', TRANSFORMERS)

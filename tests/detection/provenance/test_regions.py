@@ -5,7 +5,10 @@ from mmengine.structures import InstanceData
 from stock import TWO_STAGE, assert_same, build, pictures, predict, stock
 from torch import nn
 
-from mmdet_moe.models.provenance.regions import RegionProvenance, match_regions
+from mmdet_moe.detection.provenance.regions import (
+    RegionProvenance,
+    match_regions,
+)
 
 
 def detector_of(name, **test_cfg):

@@ -7,7 +7,8 @@ from mmdet.structures.bbox import get_box_tensor, scale_boxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from .base import Origin, Provenance
+from mmdet_moe.models.provenance import Origin, Provenance
+
 from .wrapping import wrapped
 
 # Boxes are equal if no coordinate differs by more than this part of the
