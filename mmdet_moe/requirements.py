@@ -16,6 +16,12 @@ mmdet_moe needs MMDetection: {what} cannot be imported. Install it with
     pip install onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1
 (or OpenMMLab's own mmengine, mmcv and mmdet 3.x)."""
 
+_MMPRETRAIN = """\
+mmdet_moe.classification needs MMPretrain: mmpretrain cannot be imported.
+Install it with
+    pip install onedl-mmpretrain==1.3.6
+(or OpenMMLab's own mmpretrain 1.x)."""
+
 # Modules of this package that import MMDetection, or are of no use without.
 _NEED_OPENMMLAB = ('analysis', 'conversion', 'datasets.checks', 'detection',
                    'evaluation', 'hooks', 'launch', 'models', 'visualization')
@@ -35,6 +41,13 @@ def missing_openmmlab() -> Optional[str]:
         if not found:
             return _INSTALL.format(what=name)
     return None
+
+
+def need_mmpretrain() -> None:
+    """Raise an ImportError that says how to install MMPretrain if it is not
+    there."""
+    if find_spec('mmpretrain') is None:
+        raise ImportError(_MMPRETRAIN, name='mmpretrain')
 
 
 class Refusal(MetaPathFinder):

@@ -1,1 +1,17 @@
-"""Classification: CIFAR-100 and others like it, with MMPretrain."""
+"""Classifiers of MMPretrain with experts, and data whose classes have
+superclasses; importing it registers them.
+
+    custom_imports = dict(
+        imports=['mmdet_moe.classification'], allow_failed_imports=False)
+
+Raises:
+    ImportError: MMPretrain is not installed; says how to install it.
+"""
+from mmdet_moe.requirements import need_mmpretrain
+
+need_mmpretrain()
+
+from .classifier import build_moe_classifier  # noqa: E402
+from .datasets import SuperclassCIFAR100, SuperclassFolder  # noqa: E402
+
+__all__ = ['SuperclassCIFAR100', 'SuperclassFolder', 'build_moe_classifier']

@@ -5,7 +5,7 @@ from typing import Optional
 
 from mmengine.model import kaiming_init
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from mmdet_moe.layers import MoELayer, fresh_copy
 from mmdet_moe.layers.checks import fail
@@ -76,6 +76,53 @@ class Mixture(MoELayer):
         for expert in self.all_experts:
             if hasattr(expert, 'init_weights'):
                 expert.init_weights()
+
+
+class ShortcutMixture(Mixture):
+    """The mixture plus its input, the residual variant of the paper.
+
+    A 1x1 convolution and a norm project the input where the module changes
+    channels or size, like the ``downsample`` of a ResNet's block.
+
+    Args:
+        module, moe, options: As of :class:`Mixture`.
+
+    Raises:
+        ValueError: The module changes the channels, and has no ``downsample``.
+    """
+
+    def __init__(self, module: nn.Module, moe: Optional[dict],
+                 **options) -> None:
+        super().__init__(
+            module,
+            moe,
+            beyond_dense='residual=True adds the input to the mixture; use '
+            'residual=False',
+            **options)
+        self.projection = _projection(module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.projection(x)
+
+
+def _projection(module: nn.Module) -> nn.Module:
+    first = module[0] if isinstance(module, nn.Sequential) else module
+    downsample = getattr(first, 'downsample', None)
+    if downsample is not None:
+        return fresh_copy(downsample)
+    taken, returned = (layer.weight.shape[1 - i] for i, layer in enumerate((
+        first_layer(module), last_layer(module))))
+    if taken != returned:
+        fail('residual', True, f'False for a {type(module).__name__}, which '
+             f'takes {taken} channels and returns {returned}')
+    return nn.Identity()
+
+
+def last_layer(module: nn.Module) -> Optional[nn.Module]:
+    """The last convolution or fully connected layer of a module."""
+    layers = [m for m in module.modules()
+              if isinstance(m, (nn.Conv2d, nn.Linear))]
+    return layers[-1] if layers else None
 
 
 def first_layer(module: nn.Module) -> Optional[nn.Module]:

@@ -58,7 +58,9 @@ def add_experts(model: nn.Module, experts: Sequence[Mapping],
             several of them, which is replaced by experts of the same
             architecture; or ``after``: likewise, what is followed by a
             :class:`.ResidualMixture`. And the keyword arguments of
-            :class:`~mmdet_moe.layers.MoELayer`, and of the residual mixture.
+            :class:`~mmdet_moe.layers.MoELayer`, ``residual`` beside ``at``
+            for a mixture that its input is added to (the paper's residual
+            variant), and those of the residual mixture beside ``after``.
             In a pattern ``*`` stands for a part of a name between two dots:
             ``'bbox_head.cls_convs.*'``.
         targets: Says whether the model tells a layer what is foreground, by

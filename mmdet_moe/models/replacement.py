@@ -6,10 +6,10 @@ from typing import Mapping, Sequence
 from torch import nn
 
 from mmdet_moe.layers import MoELayer
-from mmdet_moe.layers.checks import ConfigError, fail
+from mmdet_moe.layers.checks import ConfigError, check_choice, fail
 
 from .insertion import is_head
-from .mixtures import Mixture, first_layer
+from .mixtures import Mixture, ShortcutMixture, first_layer
 
 #: Names of what a detector uses as a whole.
 _WHOLE_PART = re.compile(r'(^|\.)(backbone|neck)(\.\d+)?$')
@@ -22,7 +22,8 @@ def replace(model: nn.Module, names: Sequence[str],
     Args:
         model: That has the module.
         names: All names under which it has it.
-        options: The keyword arguments of :class:`~mmdet_moe.layers.MoELayer`.
+        options: The keyword arguments of :class:`~mmdet_moe.layers.MoELayer`,
+            and ``residual``: whether the input is added to the mixture.
         targets: Whether the model tells the layer what is foreground.
 
     Returns:
@@ -32,8 +33,12 @@ def replace(model: nn.Module, names: Sequence[str],
         ValueError: An option is not allowed.
     """
     module = model.get_submodule(names[0])
+    moe = dict(options)
     try:
-        mixture = Mixture(module, options, targets=targets)
+        residual = check_choice(
+            'residual', moe.pop('residual', False), (False, True))
+        mixture = (ShortcutMixture if residual else Mixture)(
+            module, moe, targets=targets)
     except ConfigError as error:
         raise ConfigError(f'experts, at={names[0]!r}: {error}') from None
     if not any(p.requires_grad for p in module.parameters()):

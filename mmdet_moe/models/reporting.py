@@ -1,7 +1,7 @@
 """Who decided about what is predicted: attached to what a model returns."""
 from contextlib import ExitStack, contextmanager
 from functools import singledispatch
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -121,9 +121,12 @@ def _parts(counts: Sequence[int]) -> List[Tuple[int, int]]:
     return list(zip(ends, ends[1:]))
 
 
-def _extent(meta: dict) -> Tuple[float, float]:
+def _extent(meta: dict) -> Optional[Tuple[float, float]]:
     """Height and width of what the maps cover, in the original picture's
-    pixels."""
-    height, width = meta.get('batch_input_shape', meta['img_shape'][:2])
+    pixels; None if its size is not known."""
+    size = meta.get('batch_input_shape', meta.get('img_shape'))
+    if size is None:
+        return None
+    height, width = size[:2]
     x, y = meta.get('scale_factor', (1.0, 1.0))[:2]
     return height / y, width / x

@@ -2,11 +2,9 @@ from typing import Optional, Sequence
 
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
-from torch import Tensor, nn
 
-from mmdet_moe.layers import fresh_copy
 from mmdet_moe.layers.checks import check_choice, check_int, fail
-from mmdet_moe.models.mixtures import Mixture
+from mmdet_moe.models.mixtures import Mixture, ShortcutMixture
 
 
 @MODELS.register_module()
@@ -66,30 +64,3 @@ class MoEResNet(ResNet):
                     blocks[i] = mixture(block, moe, whole_pyramid=True)
         # ResNet has frozen the blocks that were there before.
         self._freeze_stages()
-
-
-class ShortcutMixture(Mixture):
-    """The mixture plus its input, the residual variant of the paper.
-
-    A 1x1 convolution and a BatchNorm project the input where the block
-    changes channels or size.
-    """
-
-    def __init__(self, block: nn.Module, moe: dict, **options) -> None:
-        super().__init__(
-            block,
-            moe,
-            beyond_dense='residual=True adds the input to the mixture; use '
-            'residual=False',
-            **options)
-        self.projection = _projection(block)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.projection(x)
-
-
-def _projection(block: nn.Module) -> nn.Module:
-    first = block[0] if isinstance(block, nn.Sequential) else block
-    if first.downsample is None:
-        return nn.Identity()
-    return fresh_copy(first.downsample)

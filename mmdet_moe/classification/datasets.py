@@ -1,0 +1,110 @@
+"""Data sets of labelled pictures whose classes have superclasses."""
+from pathlib import Path
+from typing import List
+
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import DATASETS
+
+from mmdet_moe.files import DataError
+from mmdet_moe.layers.checks import check_choice, fail
+
+from . import cifar
+
+
+class _WithSuperclasses(BaseDataset):
+    """Each picture has a ``gt_superlabel`` beside its ``gt_label``; metainfo
+    has ``superclasses`` beside ``classes``, and which one each class is in.
+
+    With ``metainfo=dict(classes=...)`` the classes must be those of the files,
+    in their order.
+    """
+
+    def _name_classes(self, classes: List[str], superclasses: List[str],
+                      of: List[int]) -> None:
+        asked = self._metainfo.get('classes')
+        if asked is not None and list(asked) != classes:
+            fail(f'{type(self).__name__}.metainfo.classes', asked,
+                 f'those of {self.data_root}, in the same order: '
+                 + ', '.join(classes))
+        self._metainfo.update(
+            classes=tuple(classes), superclasses=tuple(superclasses),
+            superclass_of=tuple(of))
+
+
+@DATASETS.register_module()
+class SuperclassCIFAR100(_WithSuperclasses):
+    """CIFAR-100 in its original layout, or what is written like it.
+
+    Args:
+        data_root: The folder that has ``cifar-100-python``, or it.
+        split: ``'train'`` or ``'test'``.
+        kwargs: As of MMPretrain's BaseDataset.
+
+    Raises:
+        DataError: See :func:`.cifar.read`.
+    """
+
+    def __init__(self, data_root: str, split: str = 'train',
+                 **kwargs) -> None:
+        self.split = check_choice('split', split, ('train', 'test'))
+        super().__init__(ann_file='', data_root=data_root, **kwargs)
+
+    def load_data_list(self) -> List[dict]:
+        pictures = cifar.read(Path(self.data_root), self.split)
+        of = dict(zip(pictures.labels.tolist(),
+                      pictures.superlabels.tolist()))
+        self._name_classes(
+            pictures.classes, pictures.superclasses,
+            [of.get(c, -1) for c in range(len(pictures.classes))])
+        return [
+            # MMPretrain's pictures are BGR
+            dict(img=image[..., ::-1], gt_label=int(label),
+                 gt_superlabel=int(superlabel), img_id=i,
+                 img_shape=image.shape[:2], ori_shape=image.shape[:2])
+            for i, (image, label, superlabel) in enumerate(zip(
+                pictures.images, pictures.labels, pictures.superlabels))
+        ]
+
+
+@DATASETS.register_module()
+class SuperclassFolder(_WithSuperclasses):
+    """Pictures as ``superclass/class/file``.
+
+    Args:
+        data_root: The folder with the superclasses.
+        kwargs: As of MMPretrain's BaseDataset.
+
+    Raises:
+        DataError: There is no picture in it, or a class is in two
+            superclasses.
+    """
+    EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp')
+
+    def __init__(self, data_root: str, **kwargs) -> None:
+        super().__init__(ann_file='', data_root=data_root, **kwargs)
+
+    def load_data_list(self) -> List[dict]:
+        files = sorted(
+            path for path in Path(self.data_root).glob('*/*/*')
+            if path.suffix.lower() in self.EXTENSIONS)
+        if not files:
+            raise DataError(
+                f'there is no picture in {self.data_root}; expected are '
+                'SUPERCLASS/CLASS/FILE, with ' + ', '.join(self.EXTENSIONS))
+        above = {}
+        for path in files:
+            name = path.parent.name
+            superclass = path.parent.parent.name
+            if above.setdefault(name, superclass) != superclass:
+                raise DataError(
+                    f'{self.data_root} has the class {name} in two '
+                    f'superclasses, {above[name]} and {superclass}')
+        classes, superclasses = sorted(above), sorted(set(above.values()))
+        of = [superclasses.index(above[name]) for name in classes]
+        self._name_classes(classes, superclasses, of)
+        return [
+            dict(img_path=str(path), img_id=i,
+                 gt_label=classes.index(path.parent.name),
+                 gt_superlabel=of[classes.index(path.parent.name)])
+            for i, path in enumerate(files)
+        ]
