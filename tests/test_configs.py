@@ -16,7 +16,8 @@ FOLDER = Path(__file__).parents[1] / 'configs'
 STUDY = sorted((FOLDER / 'retinanet_moe').glob('*.py'))
 OBJECTS = sorted(FOLDER.glob('positions/*.py')) + sorted(
     FOLDER.glob('domains/*.py'))
-#: Those of RetinaNet; the others are built in tests/models/test_detectors.py.
+#: Those of RetinaNet; the others are built in tests/detection/test_detectors.py
+#: and tests/classification.
 CONFIGS = [
     str(p.relative_to(FOLDER).with_suffix(''))
     for p in sorted(FOLDER.glob('*.py')) + STUDY + OBJECTS
