@@ -2,6 +2,8 @@
 import torch
 
 
+# torch.compile takes is_exporting() for True unless it is asked outside.
+@torch.compiler.assume_constant_result
 def recorded_as_a_graph() -> bool:
     """Whether a tracer or an exporter, such as that to ONNX, records what is
     computed now.
