@@ -213,6 +213,7 @@ class _Add(torch.autograd.Function):
         return _add(mixture, y, weights, rows)
 
     @staticmethod
+    @torch.compiler.disable  # it is called while a backward pass is compiled
     def backward(ctx, gradient: Tensor):
         weights, rows, *y = ctx.saved_tensors
         own = gradient if len(rows) == len(gradient) else (
@@ -256,6 +257,7 @@ class _Tie(torch.autograd.Function):
         return output.detach()  # unlike a view may be changed in place
 
     @staticmethod
+    @torch.compiler.disable  # it is called while a backward pass is compiled
     def backward(ctx, gradient: Tensor):
         return (gradient, *(torch.zeros_like(p) for p in ctx.saved_tensors))
 

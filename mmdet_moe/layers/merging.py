@@ -100,6 +100,7 @@ class _Blend(torch.autograd.Function):
         return small @ wide
 
     @staticmethod
+    @torch.compiler.disable  # it is called while a backward pass is compiled
     def backward(ctx, gradient: Tensor):
         small, wide = ctx.saved_tensors
         parts = (math.gcd(wide.shape[1], 64), -1)
