@@ -46,7 +46,11 @@ def missing_openmmlab() -> Optional[str]:
 def need_mmpretrain() -> None:
     """Raise an ImportError that says how to install MMPretrain if it is not
     there."""
-    if find_spec('mmpretrain') is None:
+    try:
+        found = find_spec('mmpretrain') is not None
+    except ImportError:
+        found = False
+    if not found:
         raise ImportError(_MMPRETRAIN, name='mmpretrain')
 
 

@@ -7,8 +7,8 @@ import pytest
 from mmdet_moe.files import DataError
 
 pytest.importorskip('mmpretrain')
-from mmdet_moe.classification.cifar import read, write  # noqa: E402
-from mmdet_moe.classification.planted import planted  # noqa: E402
+from mmdet_moe.classification.cifar import read, write
+from mmdet_moe.classification.planted import planted
 
 
 @pytest.fixture
