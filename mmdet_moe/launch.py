@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import is_installed
+from torch import nn
 
 from .conversion import UpcycleInit
 from .datasets.checks import check_coco_dataset, type_name
@@ -198,16 +199,13 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
                         f'{name}_dataloader')
     if 'train' in loaders:
         keep_safe(cfg)
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    if 'train' not in loaders or not cfg.get('resume'):
-        return Runner.from_cfg(cfg)
-    how = choose_checkpoint(cfg)
-    if how is None and cfg.get('begin_with') is not None:
-        cfg.load_from, cfg.resume = cfg.begin_with, False
-    runner = Runner.from_cfg(cfg)
+    resuming = 'train' in loaders and cfg.get('resume')
+    how = choose_checkpoint(cfg) if resuming else None
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
+        Runner.from_cfg(cfg))
     if how is not None:
         print_log(how, 'current')
+    if how is not None and isinstance(runner.model, nn.Module):
         for dense in UpcycleInit.leave_out(runner.model):
             print_log(f'not upcycled from {dense}, as the training is resumed',
                       'current')

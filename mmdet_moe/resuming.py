@@ -16,15 +16,34 @@ def choose_checkpoint(cfg: Config) -> Optional[str]:
     """Set ``cfg.load_from`` to the checkpoint that a training is resumed from.
 
     If none is set, it is the one that ``last_checkpoint`` in the work folder
-    names. If that is missing or was cut off, it is the newest whole one.
+    names. If that is missing or was cut off, it is the newest whole one. If
+    there is none at all, the training begins, with the weights of
+    ``cfg.begin_with`` if there are any.
+
+    Another runner (``cfg.runner_type``) has checkpoints of its own form, and
+    takes what is set or named without this look at it.
 
     Returns:
         A line for the log that says what was chosen; None if there is no
-        checkpoint, so that the training begins.
+        checkpoint.
 
     Raises:
         DataError: There are checkpoints, but none is whole.
     """
+    how = _named(cfg) if 'runner_type' in cfg else _newest_whole(cfg)
+    if how is None and cfg.get('begin_with') is not None:
+        cfg.load_from, cfg.resume = cfg.begin_with, False
+    return how
+
+
+def _named(cfg: Config) -> Optional[str]:
+    note = Path(cfg.work_dir, 'last_checkpoint')
+    path = cfg.get('load_from') or (
+        note.read_text().strip() if note.is_file() else None)
+    return None if path is None else f'resuming from {path}'
+
+
+def _newest_whole(cfg: Config) -> Optional[str]:
     if cfg.get('load_from') is not None:
         check_checkpoint(cfg.load_from)
         return f'resuming from {cfg.load_from}'
@@ -83,8 +102,10 @@ def _checkpoints(cfg: Config) -> List[str]:
     templates = [template] if template else ['epoch_{}.pth', 'iter_{}.pth']
     pattern = '|'.join(
         re.escape(t).replace(r'\{\}', r'\d+') for t in templates)
-    # CheckpointHook.out_dir is elsewhere, and the last one lies there.
     folders = [Path(cfg.work_dir)] + ([Path(last).parent] if last else [])
+    elsewhere = hook.get('out_dir')
+    if elsewhere and '://' not in elsewhere:  # CheckpointHook makes this of it
+        folders.append(Path(elsewhere, Path(cfg.work_dir).name))
     found = {
         path.resolve(): path
         for folder in folders if folder.is_dir()

@@ -97,6 +97,7 @@ def test_a_killed_training_ends_in_the_same_bits(shapes, tmp_path, kills,
 
 
 def check(work_dir: Path, expected: dict) -> None:
+    assert len(list(work_dir.glob('epoch_*.pth'))) == 1  # max_keep_ckpts
     found = weights(work_dir)
     assert found.keys() == expected.keys()
     for key, value in expected.items():

@@ -159,6 +159,20 @@ def test_with_nothing_to_resume_a_training_begins_as_it_would(
     cfg = config(tmp_path, 1, resume=True, begin_with=weights)
     build_runner(cfg, ('train', ))
     assert cfg.load_from == weights and not cfg.resume
+    cfg = config(tmp_path, 1, resume=True, begin_with=weights,
+                 runner_type='FlexibleRunner')
+    assert choose_checkpoint(cfg) is None
+    assert cfg.load_from == weights and not cfg.resume
+
+
+@pytest.mark.parametrize('last', ['', None])
+def test_checkpoints_that_are_kept_elsewhere(config, folder, tmp_path, last):
+    if last is not None:
+        (folder / 'last_checkpoint').write_text(last)
+    cfg = config(tmp_path / 'elsewhere' / folder.name, 1, resume=True)
+    cfg.default_hooks.checkpoint.out_dir = str(folder.parent)
+    choose_checkpoint(cfg)
+    assert cfg.load_from == str(folder / 'epoch_2.pth')
 
 
 def test_what_is_added_does_not_contradict_the_config(config, tmp_path):

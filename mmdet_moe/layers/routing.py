@@ -178,7 +178,8 @@ def select(logits: Tensor, top_k: int) -> Tuple[Tensor, Tensor]:
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         return order[:, :top_k], ordered[:, :top_k]
     # A few out of many: to look for each of them costs less than to sort all.
-    rest, found = logits.detach().clone(), []
+    # What is found goes below all others, also below masked ones.
+    rest, found = logits.detach().clamp(torch.finfo(logits.dtype).min), []
     for _ in range(top_k):
         found.append(rest.argmax(dim=-1, keepdim=True))  # the first of equals
         rest.scatter_(-1, found[-1], float('-inf'))

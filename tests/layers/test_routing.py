@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from mmdet_moe.layers import top_k_routing
@@ -39,8 +40,11 @@ def test_ties_go_to_the_lower_index():
         assert routing.experts.tolist() == [[0, 1]] * 3
 
 
-def test_a_few_out_of_many_are_those_of_sorting():
+@pytest.mark.parametrize('lost', [0.0, 0.98])
+def test_a_few_out_of_many_are_those_of_sorting(lost):
+    """Also where fewer than K have a finite logit."""
     logits = torch.randint(9, (200, 64)).float()
+    logits[torch.rand(logits.shape) < lost] = float('-inf')
     order = logits.sort(dim=1, descending=True, stable=True).indices
     routing = top_k_routing(logits, top_k=3)
     assert torch.equal(routing.experts, order[:, :3])
