@@ -1,6 +1,7 @@
 """From a config file to a runner: what the tools have in common."""
 import argparse
 import atexit
+import gc
 import os
 import re
 import sys
@@ -152,12 +153,18 @@ def _start_processes(cfg: Config) -> None:
         fail('--launcher', cfg.launcher, "'pytorch' on a machine without a GPU")
     if not dist.is_initialized():
         dist.init_process_group('gloo')
-        # Its threads may not outlive the interpreter.
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
     cfg.setdefault('model_wrapper_cfg', dict(
         type='MMDistributedDataParallel', device_ids=None,
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False)))
+
+
+def _leave() -> None:
+    """Leave the group of processes: its threads, which an error's traceback
+    may keep, may not outlive the interpreter."""
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:

@@ -1,4 +1,5 @@
 """Several processes that train together, for the tests."""
+import gc
 from datetime import timedelta
 from pathlib import Path
 from typing import Callable, List
@@ -36,4 +37,6 @@ def _run(rank: int, function: Callable, folder: str, ranks: int) -> None:
             world_size=ranks, timeout=timedelta(seconds=SECONDS / 2))
     torch.save(function(rank), f'{folder}/{rank}.pth')
     if ranks > 1:
+        # What an error's traceback has kept holds threads of the group.
+        gc.collect()
         dist.destroy_process_group()

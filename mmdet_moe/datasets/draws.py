@@ -11,6 +11,7 @@ from typing import Any, Callable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from torch.utils.data import DataLoader, Sampler
 
 #: Integers that a seed is made of.
@@ -55,6 +56,10 @@ class DrawSampler(Sampler):
     """The indices of another sampler as :class:`Draw`, or :class:`DrawnTuple`.
     Those that are neither an integer nor a tuple have no seed.
 
+    The sampler too takes each index from a seed of its own, for those that
+    draw from the generators of Python, NumPy or torch. All ranks have that
+    one in common.
+
     Args:
         sampler: The other one, of which this has all other attributes.
         start: What the seeds are made of where an iteration begins; its last
@@ -64,12 +69,21 @@ class DrawSampler(Sampler):
     def __init__(self, sampler: Sampler, start: Callable[[], Entropy]) -> None:
         self.sampler = sampler
         self.start = start
+        self.rank = get_rank()
 
     def __iter__(self) -> Iterator[Draw]:
-        *run, first = self.start()
-        for number, index in enumerate(self.sampler, first):
+        *run, number = self.start()
+        indices = iter(self.sampler)
+        while True:
+            entropy = (*run, number)
+            with seeded((*entropy, 0)):
+                index = next(indices, None)
+            if index is None:
+                return
             draw = _DRAWS.get(type(index))
-            yield index if draw is None else draw(index, (*run, number))
+            yield index if draw is None else draw(
+                index, (*entropy, 1 + self.rank))
+            number += 1
 
     def __len__(self) -> int:
         return len(self.sampler)

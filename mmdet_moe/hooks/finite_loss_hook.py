@@ -1,19 +1,34 @@
+import logging
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
 from mmdet.structures.bbox import get_box_tensor
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mmdet_moe.files import TrainingError
 from mmdet_moe.layers.distributed import all_reduce_max
 
-from .wrappers import optimizers_of, stepped, unwrapped
+from .seed_hook import SeedHook
+from .wrappers import (
+    as_in_training,
+    has_scaler,
+    is_skipped,
+    optimizers_of,
+    stepped,
+    unwrapped,
+)
 
-#: Steps in a row that a gradient scaler may skip for losses that are none.
-MOST_SKIPPED = 10
+#: Steps in a row that a gradient scaler may skip.
+MOST_SKIPPED = 20
+KEPT = ('No weight was changed by it, and the last checkpoint is from '
+        'before.')
+ADVICE = 'A lower learning rate, a longer warm-up or clip_grad may help'
+NOT_AGAIN = 'when the same pictures were looked at once more, it was'
 
 
 class _Pass(NamedTuple):
@@ -24,13 +39,20 @@ class _Pass(NamedTuple):
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stops a training whose loss is no number, before it changes a weight.
+    """Stops a training whose loss, or gradient, is no number, before it
+    changes a weight.
 
     The error names the module that is the first to return something that is
-    not finite. The last checkpoint is from before. Of several processes all
-    stop, also if the loss of only one of them is no number; that takes a
-    collective of one number in each step. A gradient scaler (AMP) skips such
-    steps by itself: then the training stops after ten of them in a row.
+    not finite, or a parameter whose gradient is not. The last checkpoint is
+    from before; weights that are no numbers are never written. Of several
+    processes all stop, also if the loss of only one of them is no number; that
+    takes a collective of one number in each step. A gradient scaler (AMP)
+    skips such steps by itself: then the training stops after twenty of them in
+    a row.
+
+    Where the detector itself raises an error, as the assigners of query
+    detectors do at what is no number, that error stays; in a training with
+    one process the module is logged beside it.
 
     Raises:
         TrainingError: See above.
@@ -43,7 +65,8 @@ class FiniteLossHook(Hook):
         self._now = (runner.iter, None)
         self._model = unwrapped(runner.model)
         self._handles = [
-            self._model.register_forward_hook(self._see, with_kwargs=True),
+            self._model.register_forward_hook(
+                self._see, with_kwargs=True, always_call=True),
             *(optimizer.register_step_pre_hook(self._before_step)
               for optimizer in optimizers_of(runner.optim_wrapper))
         ]
@@ -65,49 +88,94 @@ class FiniteLossHook(Hook):
                          outputs: Optional[dict] = None) -> None:
         if not stepped(runner.optim_wrapper):
             return
-        if self._stepping or not self._lost():
-            self._skipped = 0
-        else:  # the optimizer was not called
-            self._skipped += 1
-            if self._skipped == MOST_SKIPPED:
-                self._stop()
+        made = self._stepping or not (has_scaler(runner.optim_wrapper)
+                                      or self._lost())
+        self._skipped = 0 if made else self._skipped + 1
+        if self._skipped == MOST_SKIPPED:
+            self._stop()
         self._passes, self._stepping = [], False
 
-    def _see(self, model: nn.Module, args, kwargs, output) -> None:
-        if kwargs.get('mode') == 'loss' and torch.is_grad_enabled():
-            self._passes.append(_Pass(*self._now, _all_finite(output)))
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if not _all_finite(list(unwrapped(runner.model).parameters())):
+            raise TrainingError(
+                f'after iteration {runner.iter} there are weights that are '
+                'not finite; they are not written, and the last checkpoint '
+                f'is from before. {ADVICE}')
 
-    def _before_step(self, *_) -> None:
+    def _see(self, model: nn.Module, args, kwargs, output) -> None:
+        if kwargs.get('mode') != 'loss' or not torch.is_grad_enabled():
+            return
+        if output is None:  # it has raised an error
+            if get_world_size() == 1:
+                self._log_culprit()
+            return
+        if isinstance(output, dict):  # what MMEngine adds up
+            output = {k: v for k, v in output.items() if 'loss' in k}
+        self._passes.append(_Pass(*self._now, _all_finite(output)))
+
+    def _before_step(self, optimizer: Optimizer, *_) -> None:
+        if is_skipped(optimizer):
+            return
         self._stepping = True
-        if self._lost():
+        gradients = [
+            p.grad for group in optimizer.param_groups
+            for p in group['params'] if p.grad is not None
+        ]
+        if self._lost(gradients):
             self._stop()
 
-    def _lost(self) -> bool:
-        """Whether a loss is no number, on any rank."""
+    def _lost(self, gradients: Sequence[Tensor] = ()) -> bool:
+        """Whether a loss or a gradient is no number, on any rank."""
         finite = [one.finite for one in self._passes]
-        lost = ~torch.stack(finite).all() if finite else torch.zeros(
-            (), dtype=torch.bool)
+        finite.append(_all_finite(gradients))
         device = next(self._model.parameters()).device
-        return bool(all_reduce_max(lost.to(device, torch.uint8)))
+        lost = ~torch.stack([one.to(device) for one in finite]).all()
+        return bool(all_reduce_max(lost.to(torch.uint8)))
 
     def _stop(self) -> None:
         lost = [one for one in self._passes if not one.finite]
         # All processes look for it: they may wait for each other on the way.
         which = lost[0] if lost else self._passes[-1]
-        text = (f'{self._culprit(which.batch)}. No weight was changed by it, '
-                'and the last checkpoint is from before. ' +
-                (_flat_object(which.batch) or 'A lower learning rate, a '
-                 'longer warm-up or clip_grad may help'))
+        text = self._text(which.batch, self._culprit(*which[:2]))
         of_ranks = all_gather_object(
             (which.iteration, text) if lost else None)
-        rank, (iteration, text) = next(
-            (n, said) for n, said in enumerate(of_ranks) if said)
-        where = f' on rank {rank}' if len(of_ranks) > 1 else ''
-        raise TrainingError(f'the loss of iteration {iteration + 1} is not '
-                            f'finite{where}: {text}')
+        for rank, said in enumerate(of_ranks):
+            if said is not None:
+                where = f' on rank {rank}' if len(of_ranks) > 1 else ''
+                raise TrainingError(f'the loss of iteration {said[0] + 1} is '
+                                    f'not finite{where}: {said[1]}')
+        raise TrainingError(
+            f'the loss of iteration {which.iteration + 1} is finite, but the '
+            f'gradient is not, of {self._without_gradient()}. {KEPT} {ADVICE}')
 
-    def _culprit(self, batch: Any) -> str:
-        """What becomes of the same pictures, module by module."""
+    def _text(self, batch: Any, culprit: str) -> str:
+        kept = '' if 'has weights' in culprit else f' {KEPT}'
+        return f'{culprit}.{kept} {_flat_object(batch) or ADVICE}'
+
+    def _without_gradient(self) -> str:
+        """The parameter next to the loss, where a backward pass begins."""
+        names = [name for name, p in self._model.named_parameters()
+                 if p.grad is not None and not _all_finite(p.grad)]
+        rest = f' and {len(names) - 1} more' if len(names) > 1 else ''
+        return (names[-1] if names else 'a parameter') + rest
+
+    def _log_culprit(self) -> None:
+        iteration, batch = self._now
+        try:
+            culprit = self._culprit(iteration, batch, self._model)
+        except Exception:  # the error that is raised anyway tells more
+            return
+        if culprit != NOT_AGAIN:
+            print_log(f'iteration {iteration + 1}: what is not finite: '
+                      f'{culprit}', 'current', logging.ERROR)
+
+    def _culprit(self, iteration: int, batch: Any,
+                 model: Optional[nn.Module] = None) -> str:
+        """What becomes of the same pictures, module by module.
+
+        Args:
+            model: If not with its wrapper, which may have the weights.
+        """
         found: List[str] = []
 
         def look(module: nn.Module, inputs: tuple, output) -> None:
@@ -120,16 +188,22 @@ class FiniteLossHook(Hook):
 
         names = {m: n or 'the model' for n, m in self._model.named_modules()}
         handles = [m.register_forward_hook(look) for m in names]
+        for hook in getattr(self._runner, 'hooks', ()):
+            if isinstance(hook, SeedHook):
+                hook.seed_iteration(iteration)
+        model = self._runner.model if model is None else model
+        wrapper = self._runner.optim_wrapper
         try:
-            with torch.no_grad():
+            with torch.no_grad(), as_in_training(wrapper, model):
                 data = self._model.data_preprocessor(batch, True)
-                # With its wrapper, which may have the weights.
-                self._runner.model(**data, mode='loss')
+                model(**data, mode='loss')
+        except Exception:
+            if not found:
+                raise
         finally:
             for handle in handles:
                 handle.remove()
-        return found[0] if found else (
-            'when the same pictures were looked at once more, it was')
+        return found[0] if found else NOT_AGAIN
 
 
 def _flat_object(batch) -> str:

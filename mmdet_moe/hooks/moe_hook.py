@@ -29,7 +29,7 @@ from .training_checks import (
     check_training,
     trainable,
 )
-from .wrappers import optimizers_of, stepped, unwrapped
+from .wrappers import is_skipped, optimizers_of, stepped, unwrapped
 
 
 @HOOKS.register_module()
@@ -196,9 +196,7 @@ class MoEHook(Hook):
 
     def _move(self, optimizer: Optimizer, *_) -> None:
         """Move the hard constraints: the optimizer has made a step."""
-        # A step that a gradient scaler skips does not come here, but with
-        # fused optimizers, which are told to skip it themselves.
-        if getattr(optimizer, 'found_inf', 0) > 0:
+        if is_skipped(optimizer):
             return
         for layer in self._layers.values():
             layer.step()

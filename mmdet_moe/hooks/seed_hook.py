@@ -50,14 +50,18 @@ class SeedHook(Hook):
                           runner,
                           batch_idx: int,
                           data_batch: Optional[Sequence] = None) -> None:
-        seed_all((self._seed, get_rank(), runner.iter))
+        self.seed_iteration(runner.iter)
+
+    def seed_iteration(self, iteration: int) -> None:
+        """Draw what is drawn in an iteration of this run, counted from 0."""
+        seed_all((self._seed, get_rank(), iteration))
 
     def _start(self, runner, loader: DataLoader):
         """What the seeds of the draws are made of, where the loader begins."""
         loop, times = runner.train_loop, itertools.count()
 
         def start() -> Entropy:
-            run = self._seed, get_rank(), 1
+            run = self._seed, 1
             if isinstance(loop, EpochBasedTrainLoop):
                 return (*run, loop.epoch, 0)
             if type(loader.batch_sampler) is BatchSampler and hasattr(

@@ -1,5 +1,6 @@
 """What MMEngine wraps: the model, and the optimizer."""
-from typing import List
+from contextlib import ExitStack, contextmanager
+from typing import Iterator, List
 
 from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
@@ -14,9 +15,28 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def optimizers_of(wrapper) -> List[Optimizer]:
     """The optimizers of one optimizer wrapper, or of a dict of them."""
-    wrappers = [wrapper] if isinstance(wrapper, BaseOptimWrapper) else (
-        wrapper.values())
-    return [w.optimizer for w in wrappers]
+    return [one.optimizer for one in _each(wrapper)]
+
+
+def is_skipped(optimizer: Optimizer) -> bool:
+    """Whether a step that an optimizer was called for is not made: a gradient
+    scaler tells fused ones to skip it, where it does not call others."""
+    return bool(getattr(optimizer, 'found_inf', 0) > 0)
+
+
+def has_scaler(wrapper) -> bool:
+    """Whether there is a gradient scaler, which may skip steps."""
+    return any(hasattr(one, 'loss_scaler') for one in _each(wrapper))
+
+
+@contextmanager
+def as_in_training(wrapper, model: nn.Module) -> Iterator[None]:
+    """What an optimizer wrapper, or each of a dict of them, puts around a
+    forward pass, such as mixed precision."""
+    with ExitStack() as stack:
+        for one in _each(wrapper):
+            stack.enter_context(one.optim_context(model))
+        yield
 
 
 def stepped(wrapper) -> bool:
@@ -24,3 +44,8 @@ def stepped(wrapper) -> bool:
     scaler skipped; with several wrappers, or another kind of them, there is no
     accumulation."""
     return not hasattr(wrapper, 'should_update') or wrapper.should_update()
+
+
+def _each(wrapper) -> list:
+    return [wrapper] if isinstance(wrapper, BaseOptimWrapper) else list(
+        wrapper.values())

@@ -1,4 +1,5 @@
 """A training that goes wrong stops, and says where."""
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from mmengine.dist import all_reduce, get_rank
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from ranks import on_ranks
 from torch import nn
 from toy import Tower, train
@@ -98,37 +100,115 @@ def test_all_processes_stop_where_one_has_no_number(tmp_path):
 
 def hook_of(model):
     hook = FiniteLossHook()
-    runner = SimpleNamespace(model=model, optim_wrapper={}, iter=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    wrapper = OptimWrapper(optimizer)
+    wrapper.loss_scaler = None
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0)
     hook.before_train(runner)
 
-    def step(value, scaled=False):
+    def step(value, skipped=False):
         batch = dict(inputs=torch.randn(2, 4, 6, 6))
         hook.before_train_iter(runner, runner.iter, batch)
         hook._see(model, (), dict(mode='loss'), dict(loss=torch.tensor(value)))
-        if not scaled:
-            hook._before_step()
+        if skipped != 'is not called':
+            optimizer.found_inf = torch.tensor(float(skipped == 'fused'))
+            optimizer.step()
         hook.after_train_iter(runner, runner.iter)
         runner.iter += 1
 
     return step
 
 
-def test_steps_that_a_gradient_scaler_skips():
-    """A few are none of our business; more than that are no training."""
-    step, lost = hook_of(Tower()), float('nan')
+@pytest.mark.parametrize('how', ['is not called', 'fused'])
+@pytest.mark.parametrize('value', [float('nan'), 1.0])
+def test_steps_that_a_gradient_scaler_skips(how, value):
+    """A few are none of our business; more than that are no training. They
+    may be skipped for a gradient alone."""
+    step = hook_of(Tower())
     for _ in range(3):
         for _ in range(MOST_SKIPPED - 1):
-            step(lost, scaled=True)
-        step(1.0, scaled=True)
-        for _ in range(MOST_SKIPPED - 1):
-            step(lost, scaled=True)
+            step(value, how)
         step(1.0)
     with pytest.raises(TrainingError):
-        step(lost)
+        step(float('nan'))
     step = hook_of(Tower())
-    with pytest.raises(TrainingError, match='of iteration 10 is not finite'):
+    text = 'is finite, but' if value == 1 else 'is not finite'
+    with pytest.raises(TrainingError,
+                       match=f'of iteration {MOST_SKIPPED} {text}'):
         for _ in range(MOST_SKIPPED):
-            step(lost, scaled=True)
+            step(value, how)
+
+
+class Root(Tower):
+    """A finite loss, the gradient of which is none from the third step on."""
+
+    def forward(self, inputs, mode):
+        loss = super().forward(inputs, mode)['loss_task']
+        self.calls = getattr(self, 'calls', 0) + 1
+        root = (0 * loss).sqrt() if self.calls > 2 else 0
+        return dict(loss_task=loss + root,
+                    acc=torch.tensor(float('nan')))  # is only logged
+
+
+def test_a_gradient_that_is_no_number(tmp_path):
+    with pytest.raises(TrainingError, match=(
+            'of iteration 3 is finite, but the gradient is not, of tower')):
+        train(tmp_path, Root(), hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')])
+
+
+def test_weights_that_are_no_numbers_are_not_written(tmp_path):
+    model = Tower()
+    runner = SimpleNamespace(model=model, iter=3)
+    FiniteLossHook().before_save_checkpoint(runner, {})
+    model.tower.experts[1].weight.data.fill_(float('inf'))
+    with pytest.raises(TrainingError, match='after iteration 3 there are'):
+        FiniteLossHook().before_save_checkpoint(runner, {})
+
+
+class Refusing(Broken):
+    """Raises an error at what is no number, as some assigners do."""
+
+    def forward(self, inputs, mode):
+        losses = super().forward(inputs, mode)
+        if not losses['loss_task'].isfinite():
+            raise ValueError('matrix contains invalid numeric entries')
+        return losses
+
+
+def test_a_detector_that_raises_an_error_itself(tmp_path):
+    with pytest.raises(ValueError, match='invalid numeric'):
+        train(tmp_path, Refusing(float('nan')), hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')])
+    log = next(tmp_path.glob('**/*.log')).read_text()
+    assert 'iteration 3: what is not finite: stem.1 (Failing) returns' in log
+
+
+class HalfPrecision(OptimWrapper):
+    """As AmpOptimWrapper, on a CPU."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with torch.autocast('cpu', torch.float16), super().optim_context(model):
+            yield
+
+
+class Large(Tower):
+    """Overflows in half precision only."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(4, 4, 1)
+        self.stem.weight.data.fill_(1e5)
+
+    def forward(self, inputs, mode):
+        return dict(loss_task=self.tower(self.stem(inputs.abs())).mean())
+
+
+def test_looks_again_as_in_the_training(tmp_path):
+    with pytest.raises(TrainingError, match=r'stem \(Conv2d\) returns it'):
+        train(tmp_path, Large(), wrapper=HalfPrecision, hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')])
 
 
 @pytest.mark.parametrize('call, iteration', [(4, 3), (6, 4)])

@@ -1,14 +1,16 @@
 """What is random about the samples of a training that goes on."""
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from mmdet.datasets import AspectRatioBatchSampler
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from mmdet_moe.hooks import SeedHook
 
@@ -26,6 +28,20 @@ class Noise(Dataset):
 
     def __getitem__(self, i):
         return dict(inputs=torch.cat([torch.tensor([float(i)]), torch.rand(1)]))
+
+
+class Drawing(Sampler):
+    """Draws from a global generator, as GroupMultiSourceSampler does."""
+
+    def __init__(self, dataset, seed=None):
+        self.size = len(dataset)
+
+    def __iter__(self):
+        while True:
+            yield int(np.random.choice(self.size))
+
+    def __len__(self):
+        return self.size
 
 
 class Model(BaseModel):
@@ -69,9 +85,10 @@ def train(folder, steps, batch_sampler, sampler, workers, load_from=None):
 
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('batch_sampler, sampler', [
-    (None, 'InfiniteSampler'),
-    (dict(type=AspectRatioBatchSampler), 'InfiniteSampler'),
-    (None, 'DefaultSampler')])
+    (None, InfiniteSampler),
+    (dict(type=AspectRatioBatchSampler), InfiniteSampler),
+    (None, 'DefaultSampler'),
+    (None, Drawing)])
 def test_draws_go_on(tmp_path, monkeypatch, batch_sampler, sampler, workers):
     monkeypatch.setattr('time.sleep', lambda seconds: None)  # MMEngine's
     how = batch_sampler, sampler, workers

@@ -37,7 +37,7 @@ class Tower(BaseModel):
 
 
 def train(tmp_path, model, hooks=(dict(type='MoEHook'), ), accumulate=1,
-          epochs=1):
+          epochs=1, wrapper='OptimWrapper'):
     runner = Runner(
         model,
         work_dir=str(tmp_path),
@@ -48,6 +48,7 @@ def train(tmp_path, model, hooks=(dict(type='MoEHook'), ), accumulate=1,
             collate_fn=dict(type='default_collate')),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(
+            type=wrapper,
             optimizer=dict(type='SGD', lr=0.1),
             accumulative_counts=accumulate),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
