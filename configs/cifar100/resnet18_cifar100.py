@@ -28,7 +28,7 @@ model = dict(
         std=[68.170, 65.392, 70.418],
         to_rgb=True))
 
-meta_keys = ('img_id', 'ori_shape', 'img_shape', 'gt_superlabel')
+meta_keys = ('sample_idx', 'img_path', 'ori_shape', 'img_shape')
 train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=4),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),

@@ -10,16 +10,10 @@ from terminaltables import AsciiTable
 
 from mmdet_moe.files import DataError, write_text
 
-from .average_precision import METRICS, AveragePrecision
 from .figures import comparison_figure
 from .report import FORMAT, render
 from .stability import Profile, stability
-
-#: What CocoMetric calls the metrics, in the JSON file that tools/test.py
-#: writes; so a detector without experts can be compared.
-COCO_METRIC = dict(
-    zip(METRICS, ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75',
-                  'coco/bbox_mAP_s', 'coco/bbox_mAP_m', 'coco/bbox_mAP_l')))
+from .subjects import TESTS
 
 
 def read_run(run: str) -> dict:
@@ -49,19 +43,19 @@ def read_run(run: str) -> dict:
                         'complete?') from None
     if isinstance(content, dict) and content.get('format') == FORMAT:
         return dict(content, name=name or content['name'])
-    if isinstance(content, dict) and COCO_METRIC['AP'] in content:
-        metrics = {key: content.get(metric, -1)
-                   for key, metric in COCO_METRIC.items()}
-        return dict(
-            name=name or path.parent.name,
-            words=asdict(AveragePrecision.words),
-            # -1 is what COCO gives where no object is of a size
-            metrics={
-                key: dict(value=x if x >= 0 else None, interval=None)
-                for key, x in metrics.items()
-            },
-            layers={},
-            interventions=[])
+    if isinstance(content, dict):
+        for words, read in TESTS:
+            values = read(content)
+            if values:
+                return dict(
+                    name=name or path.parent.name,
+                    words=asdict(words),
+                    metrics={
+                        key: dict(value=x, interval=None)
+                        for key, x in values.items()
+                    },
+                    layers={},
+                    interventions=[])
     raise DataError(
         f'{path} is neither a report.json of expert_report.py nor the JSON '
         'file that tools/test.py writes into its working folder')
@@ -86,10 +80,11 @@ def compare(runs: Sequence[dict], out: Path) -> str:
     for run in reports[1:]:
         if run.get('test_set') != reports[0].get('test_set'):
             sizes = (f'{r["name"]} ({r["num_images"]} pictures, '
-                     f'{r["num_objects"]} objects)' for r in (reports[0], run))
+                     f'{r["num_labelled"]} {r["words"]["things"]})'
+                     for r in (reports[0], run))
             raise DataError(
                 ' and '.join(sizes) + ' were tested on different pictures or '
-                'objects, so they cannot be compared')
+                'annotations, so they cannot be compared')
     stable = list(_stabilities(reports))
     figure = comparison_figure(runs)
     figure.save(out.parent / 'figures')
@@ -149,24 +144,29 @@ def _rows(run: dict) -> List[dict]:
             run=run['name'],
             **metrics,
             layer=name,
-            **_usage(layer),
+            **_usage(layer, run['words']['by']),
             **_worst(run['interventions'], name, run['words']['metric']))
         for name, layer in run['layers'].items()
     ]
 
 
-def _usage(layer: dict) -> dict:
+def _usage(layer: dict, by: str) -> dict:
     tells = {(row['of'], row['given_level']): row
              for row in layer['specialisation']}
-    given = tells.get(('size', True), dict(bits=None, p_value=None))
+    nothing = dict(bits=None, p_value=None, nmi=None, leading_nmi=None)
+    free = tells.get((by, False), nothing)
+    given = tells.get((by, True), nothing)
     return {
         'living': f'{layer["living_experts"]} of {layer["experts"]}',
         'CV importance': layer['importance_cv'],
         'CV share': layer['share_cv'],
         'input-dependence, bits': layer['input_dependence']['all']['bits'],
-        'tells size, bits': tells.get(('size', False), given)['bits'],
-        'given level': given['bits'],
-        'p': given['p_value']
+        f'tells {by}, bits': free['bits'],
+        'NMI': free['nmi'],
+        'NMI, leading expert': free['leading_nmi'],
+        'p': free['p_value'],
+        'given level, bits': given['bits'],
+        'p given level': given['p_value']
     }
 
 

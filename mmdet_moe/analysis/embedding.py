@@ -46,7 +46,7 @@ def embed(records: Records,
     Returns:
         None where there are fewer than 10 decisions, or all logits are alike.
     """
-    things = records.objects[records.located(layer, records.objects)]
+    things = records.labelled[records.located(layer, records.labelled)]
     if len(things) == 0:
         return None
     units, index = np.unique(things.under[layer], return_inverse=True)

@@ -97,8 +97,8 @@ def usage_figure(name: str, table: dict) -> Illustration:
 
 
 def assignment_figures(name: str, table: dict) -> Iterator[Illustration]:
-    """A heat map for each property of the objects."""
-    for by, rows in table['objects'].items():
+    """A heat map for each grouping."""
+    for by, rows in table['labelled'].items():
         if by == 'unassigned':
             continue
         groups = {
@@ -200,7 +200,7 @@ def embedding_figure(name: str, embedding: Embedding) -> Illustration:
         f'{name}_logits', f'Gate logits, {embedding.method}: {name}',
         f'{len(embedding.points)} decisions of {name} in two dimensions by '
         f'{embedding.method}, coloured by ' + ', '.join(embedding.groups) +
-        ' of the objects under them. The tables of mutual information say '
+        ' of what is under them. The tables of mutual information say '
         'the same in numbers.', figure)
 
 

@@ -1,19 +1,21 @@
-"""Pictures for the page: test pictures with their boxes, crops of objects."""
+"""Pictures for the page: test pictures with what is on them, and crops."""
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Literal, Tuple
+from typing import Callable, Dict, List, Literal, Tuple
 
 import cv2
-import mmcv
 import numpy as np
 
 from mmdet_moe.visualization import EXPERT_COLOURS
 
 from .records import Records, Things
 
-#: Longest side of a picture on the page, and height of a crop, in pixels.
-LONGEST, CROP = 640, 72
+#: (index, path) -> a test picture (height, width, RGB).
+Image = Callable[[int, str], np.ndarray]
+#: Longest side of a picture on the page, at most and at least, and height of a
+#: crop, in pixels.
+LONGEST, SHORTEST, CROP = 640, 128, 72
 #: Bytes that a box takes on the page, about.
 BOX = 1200
 #: Crops of an expert at most, and of all experts together, about.
@@ -22,8 +24,8 @@ CROPS, ALL_CROPS = 6, 1200
 
 @dataclass(frozen=True)
 class Box:
-    """An object or detection on a picture of the page."""
-    kind: Literal['object', 'detection']
+    """What is annotated or predicted, on a picture of the page."""
+    kind: Literal['labelled', 'predicted']
     x: float
     y: float
     width: float
@@ -71,32 +73,35 @@ class Shown:
 
 @dataclass(frozen=True)
 class Crop:
-    """An object, and what an expert weighs it with."""
+    """A thing, and what an expert weighs it with."""
     url: str
     groups: Dict[str, str]
     weight: float
     name: str
 
 
-def gallery(records: Records, *, score_thr: float, room: int) -> List[Shown]:
+def gallery(records: Records, *, score_thr: float, image: Image,
+            room: int) -> List[Shown]:
     """The test pictures that are to be shown, as many as fit.
 
     Args:
         records: Of a run.
-        score_thr: Of the detections that are drawn.
+        score_thr: Of the predictions that are drawn.
+        image: Of the test pictures.
         room: Bytes that are left for them on the page.
     """
     shown, size = [], 0
     for i in records.shown:
         picture = records.pictures[i]
-        image = mmcv.imread(picture.path, channel_order='rgb')
-        zoom = min(1.0, LONGEST / max(image.shape[:2]))
+        pixels = image(i, picture.path)
+        zoom = _zoom(pixels)
         url = _data_url(
-            cv2.resize(image, None, fx=zoom, fy=zoom,
-                       interpolation=cv2.INTER_AREA))
+            cv2.resize(pixels, None, fx=zoom, fy=zoom,
+                       interpolation=cv2.INTER_AREA if zoom < 1 else
+                       cv2.INTER_NEAREST))
         boxes = []
-        for kind, things in (('object', records.objects),
-                             ('detection', records.detections)):
+        for kind, things in (('labelled', records.labelled),
+                             ('predicted', records.predicted)):
             here = things[(things.picture == i)
                           & (things.score >= score_thr)]
             boxes += _boxes(kind, records, here, zoom)
@@ -124,14 +129,14 @@ def gallery(records: Records, *, score_thr: float, room: int) -> List[Shown]:
     return shown
 
 
-def extremes(records: Records, layer: str,
-             rng: np.random.Generator) -> List[Dict[str, List[Crop]]]:
-    """For each expert the objects that it weighs ``most`` and ``least``.
+def extremes(records: Records, layer: str, rng: np.random.Generator,
+             image: Image) -> List[Dict[str, List[Crop]]]:
+    """For each expert the things that it weighs ``most`` and ``least``.
 
     One of a picture at most; between equal weights chance decides. With
     hundreds of experts there are fewer of each.
     """
-    things = records.objects[records.located(layer, records.objects)]
+    things = records.labelled[records.located(layer, records.labelled)]
     if len(things) == 0:
         return []
     weights = records.weights(layer, things)
@@ -140,7 +145,7 @@ def extremes(records: Records, layer: str,
     return [
         {
             which: [
-                _crop(records, things, j, weights[j, e])
+                _crop(records, things, j, weights[j, e], image)
                 for j in _first_of_each_picture(things, sign * weights[:, e],
                                                 number, rng)
             ]
@@ -163,7 +168,8 @@ def _first_of_each_picture(things: Things, key: np.ndarray, number: int,
 
 def _boxes(kind: str, records: Records, things: Things,
            zoom: float) -> List[Box]:
-    experts = [{} for _ in range(len(things))]
+    boxes, experts = zoom * _boxes_of(records, things), [
+        {} for _ in range(len(things))]
     for name in records.layers:
         located = records.located(name, things).nonzero()[0]
         weights = records.weights(name, things[located])
@@ -171,11 +177,25 @@ def _boxes(kind: str, records: Records, things: Things,
             experts[j][name] = int(w.argmax()), float(w.max())
     return [
         Box(
-            kind, *np.round(zoom * things.box[j, :2], 1).tolist(),
-            *np.round(zoom * (things.box[j, 2:] - things.box[j, :2]),
-                      1).tolist(), records.described(things, j),
-            float(things.score[j]), experts[j]) for j in range(len(things))
+            kind, *np.round(boxes[j, :2], 1).tolist(),
+            *np.round(boxes[j, 2:] - boxes[j, :2], 1).tolist(),
+            records.described(things, j), float(things.score[j]), experts[j])
+        for j in range(len(things))
     ]
+
+
+def _zoom(pixels: np.ndarray) -> float:
+    longest = max(pixels.shape[:2])
+    return min(max(longest, SHORTEST), LONGEST) / longest
+
+
+def _boxes_of(records: Records, things: Things) -> np.ndarray:
+    """(n, 4) where things are: everywhere, if they have no box."""
+    if things.box is not None:
+        return things.box
+    pictures = [records.pictures[i] for i in things.picture]
+    return np.array([[0, 0, p.width, p.height] for p in pictures],
+                    float).reshape(-1, 4)
 
 
 def _highest(weights: np.ndarray) -> List[Tuple[int, float]]:
@@ -193,15 +213,17 @@ def _expert_map(leading: np.ndarray, width: float,
         round(height, 1), _highest(parts))
 
 
-def _crop(records: Records, things: Things, j: int, weight: float) -> Crop:
-    picture = records.pictures[things.picture[j]]
-    image = mmcv.imread(picture.path, channel_order='rgb')
-    x1, y1, x2, y2 = things.box[j]
+def _crop(records: Records, things: Things, j: int, weight: float,
+          image: Image) -> Crop:
+    index = int(things.picture[j])
+    picture = records.pictures[index]
+    pixels = image(index, picture.path)
+    x1, y1, x2, y2 = _boxes_of(records, things[[j]])[0]
     # a margin of a fifth shows where the object is
     dx, dy = 0.2 * (x2 - x1), 0.2 * (y2 - y1)
     left, top = int(max(0, x1 - dx)), int(max(0, y1 - dy))
-    cut = image[top:max(top + 1, int(y2 + dy)),
-                left:max(left + 1, int(x2 + dx))]
+    cut = pixels[top:max(top + 1, int(y2 + dy)),
+                 left:max(left + 1, int(x2 + dx))]
     zoom = CROP / cut.shape[0]
     width = min(max(1, round(zoom * cut.shape[1])), 3 * CROP)
     return Crop(

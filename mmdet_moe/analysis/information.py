@@ -80,6 +80,7 @@ class Dependence:
         nmi: Normalised by the mean of the entropies of expert and property,
             as scikit-learn's ``normalized_mutual_info_score``: symmetric, and
             1 only if the property says the expert, too. None if both are 0.
+        leading_nmi: The same if each object went to its leading expert alone.
         chance: Bits to expect if the expert told nothing.
         p_value: Probability of as much, or more, if it told nothing.
         random_bits: Mean of what gates tell that are drawn at random; None
@@ -89,6 +90,7 @@ class Dependence:
     bits: float
     normalised: Optional[float]
     nmi: Optional[float]
+    leading_nmi: Optional[float]
     chance: float
     p_value: float
     random_bits: Optional[float] = None
@@ -165,13 +167,18 @@ def expert_tells(weights: np.ndarray,
         joint = (by_both @ w).reshape(levels, groups, -1)
         return float(size @ mutual_information(joint))
 
-    bits, most, own = told(weights), *(
-        float(size @ _bits(x)) for x in (part, mean))
+    def nmi(w: np.ndarray) -> Optional[float]:
+        own = float(size @ _bits((by_level @ w) / at_level))
+        return 2 * told(w) / (most + own) if most + own > 0 else None
+
+    bits, most = told(weights), float(size @ _bits(part))
+    leading = np.eye(weights.shape[1])[weights.argmax(axis=1)]
     drawn = np.array([told(w) for w in at_random])
     return Dependence(
         bits=bits,
         normalised=bits / most if most > 0 else None,
-        nmi=2 * bits / (most + own) if most + own > 0 else None,
+        nmi=nmi(weights),
+        leading_nmi=nmi(leading),
         chance=float(chance.mean()),
         p_value=(1 + reached) / (1 + permutations),
         **dict(

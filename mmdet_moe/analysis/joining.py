@@ -1,17 +1,17 @@
 """Records, made of what is known about the pictures."""
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.checks import ConfigError
-from mmdet_moe.sizes import SIZES, size_of
 
 from .collect import AS_IT_IS, Collector, seen
 from .layer_record import LayerRecord, layer_record
 from .parts import Nest
 from .records import Picture, Records, Things
+from .subjects import GroupOf
 
 
 def make_records(collector: Collector, known: Nest) -> Records:
@@ -23,8 +23,8 @@ def make_records(collector: Collector, known: Nest) -> Records:
     Args:
         collector: Of the same model, pictures and interventions as those that
             saw the pictures.
-        known: What :meth:`.Collector.process` gave, joined. AP is read from it
-            when it is computed.
+        known: What :meth:`.Collector.process` gave, joined. The metric reads
+            from it when it is computed.
 
     Raises:
         ValueError: Nothing is known about any MoE layer.
@@ -49,15 +49,16 @@ def make_records(collector: Collector, known: Nest) -> Records:
             + '; '.join(f'{name}: {why}' for name, why in left_out.items()))
     pictures = _pictures(collector, **known['pictures'])
     groupings = _groupings(collector, pictures)
-    objects, detections = (
+    labelled, predicted = (
         _in_order(known[kind], index, {
             name: known['layers'][name]['rows'] for name in names
-        }, groupings) for kind in ('objects', 'detections'))
-    by_picture = np.argsort(known['objects']['picture'], kind='stable')
+        }, groupings) for kind in ('labelled', 'predicted'))
+    by_picture = np.argsort(known['labelled']['picture'], kind='stable')
     over, features = ({
         name: known['layers'][name][key][by_picture] for name in names
+        if key in known['layers'][name]
     } for key in ('over', 'features'))
-    ap = collector.average_precision(known['ap'][AS_IT_IS])
+    metric = collector.subject.metric(known['outcomes'][AS_IT_IS])
     return Records(
         pictures=pictures,
         shown=sorted(map(int, known.get('shown', {}))),
@@ -70,14 +71,14 @@ def make_records(collector: Collector, known: Nest) -> Records:
                          })
             for name in names
         },
-        objects=objects,
+        labelled=labelled,
         over=over,
         features=features,
-        detections=detections,
-        metric=ap,
+        predicted=predicted,
+        metric=metric,
         interventions={
-            intervention: ap if collector.changes_nothing(intervention) else
-            collector.average_precision(known['ap'][str(n)])
+            intervention: metric if collector.changes_nothing(intervention)
+            else collector.subject.metric(known['outcomes'][str(n)])
             for n, intervention in enumerate(collector.interventions)
             if intervention.layer in names
         },
@@ -89,10 +90,10 @@ def make_records(collector: Collector, known: Nest) -> Records:
 def _pictures(collector: Collector, index: np.ndarray, path: np.ndarray,
               height: np.ndarray, width: np.ndarray) -> List[Picture]:
     """The test pictures in their order."""
-    img_ids = list(collector.index)
+    img_ids, domains = collector.subject.img_ids, collector.subject.domains()
     return [
         Picture(img_ids[index[n]], str(path[n]), int(height[n]), int(width[n]),
-                collector.coco.imgs[img_ids[index[n]]].get('domain'))
+                domains[index[n]])
         for n in np.argsort(index)
     ]
 
@@ -114,28 +115,11 @@ def _layer(layer: MoELayer, kept: Nest, order: np.ndarray,
         })
 
 
-#: The group of each thing, of its columns.
-GroupOf = Callable[[Nest], np.ndarray]
-
-
 def _groupings(collector: Collector, pictures: Sequence[Picture]
                ) -> Dict[str, Tuple[List[str], GroupOf]]:
-    """What boxes are grouped by: the names of the groups, and what tells the
-    group of each box."""
-    found: Dict[str, Tuple[List[str], GroupOf]] = {
-        'size': (list(SIZES), lambda columns: size_of(columns['area'])),
-        'level': ([f'level {i}' for i in range(collector.levels)],
-                  lambda columns: columns['level'].astype(int)),
-        'class': (collector.classes, lambda columns: columns['label'])
-    }
-    above = [
-        collector.coco.cats[c].get('supercategory') for c in collector.cat_ids
-    ]
-    if all(above):
-        supercategories = sorted(set(above))
-        of_label = np.array([supercategories.index(s) for s in above])
-        found['supercategory'] = (supercategories,
-                                  lambda columns: of_label[columns['label']])
+    """What things are grouped by: the names of the groups, and what tells the
+    group of each."""
+    found = collector.subject.groupings(collector.levels)
     domains = sorted({p.domain for p in pictures} - {None})
     of_picture = np.array(
         [-1 if p.domain is None else domains.index(p.domain)
@@ -144,7 +128,8 @@ def _groupings(collector: Collector, pictures: Sequence[Picture]
                        lambda columns: of_picture[columns['picture']])
     return {
         by: (names, group) for by, (names, group) in found.items()
-        if len(names) > (by in ('supercategory', 'domain'))
+        # One that is above another tells something only if there are two.
+        if len(names) > (by in ('supercategory', 'superclass', 'domain'))
     }
 
 
@@ -166,7 +151,7 @@ def _in_order(columns: Nest, index: np.ndarray, rows: Dict[str, np.ndarray],
         before = np.cumsum(number) - number
         under[name] = np.where(own >= 0, own + before[nth], -1)
     things = Things(
-        *(columns[name] for name in ('picture', 'box')),
+        columns['picture'], columns.get('box'),
         {by: group(columns) for by, (_, group) in groupings.items()},
         *(columns[name] for name in ('score', 'true')), under)
     return things[np.argsort(columns['picture'], kind='stable')]

@@ -9,6 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmdet_moe.layers import Decision, usage_sums
 
@@ -50,14 +51,16 @@ class LayerRecord:
         return self.weights.shape[1]
 
 
-def observe(decision: Decision, under: Sequence[np.ndarray]
-            ) -> Tuple[Dict[str, np.ndarray], List[np.ndarray]]:
+def observe(
+    decision: Decision, under: Sequence[np.ndarray], weights: Tensor,
+    logits: Tensor) -> Tuple[Dict[str, np.ndarray], List[np.ndarray]]:
     """What is kept of a decision about one picture.
 
     Args:
         decision: About this picture alone.
-        under: The samples that objects and detections are under, (n,) each;
-            -1 for none.
+        under: The rows that what is annotated, and what is predicted, is
+            under, (n,) each; -1 for none.
+        weights, logits: (N, E), of these rows.
 
     Returns:
         Arrays, which those of other pictures can be appended to; and the same
@@ -74,8 +77,8 @@ def observe(decision: Decision, under: Sequence[np.ndarray]
         sums=usage_sums(decision.weights, places, number).float().numpy(),
         places=np.array([number]),
         together=(selected.T @ selected).numpy()[None],
-        weights=decision.weights[rows].numpy().astype(float),
-        logits=decision.routing.logits[rows].numpy(),
+        weights=weights[rows].numpy().astype(float),
+        logits=logits[rows].numpy(),
         rows=np.array([len(kept)]),
         maps=np.array([len(decision.shapes) if maps else 0]),
         patches=np.array(

@@ -18,7 +18,14 @@ class Words:
         metric: Its name, which is that of its most important value.
         title: Of its table.
         note: What it is, in sentences.
-        things: What it is about, in the plural.
+        things: What is annotated, in the plural.
+        thing: One of these, with its article.
+        whole: Whether it is a whole picture.
+        predictions: What is predicted about it, in the plural.
+        correct: Which of these the tables of correct ones have, in a sentence,
+            with ``{score_thr}``.
+        by: The grouping of the things that matters most.
+        measures: Of its values, what they mean.
         parts: Of its values, those that are about a part of the things only:
             by name, which part.
     """
@@ -26,6 +33,12 @@ class Words:
     title: str
     note: str
     things: str
+    thing: str
+    predictions: str
+    correct: str
+    by: str
+    whole: bool = False
+    measures: Dict[str, str] = field(default_factory=dict)
     parts: Dict[str, str] = field(default_factory=dict)
 
     @property

@@ -11,8 +11,8 @@ from .metric import Metric
 
 @dataclass(frozen=True)
 class Picture:
-    """A test picture: its id in the annotation file, file, size in pixels, and
-    its domain, if the file says one."""
+    """A test picture: its id in the data set, file, size in pixels, and
+    its domain, if it is known."""
     img_id: int
     path: str
     height: int
@@ -24,21 +24,23 @@ class Picture:
 class Things:
     """What decisions are about, n of them, with what is known about each.
 
-    They are annotated objects, or detections.
+    They are what is annotated or what is predicted: objects and detections,
+    or pictures and their classes.
 
     Attributes:
         picture: (n,) index of the picture.
-        box: (n, 4) as x1, y1, x2, y2 in pixels of the original picture.
+        box: (n, 4) as x1, y1, x2, y2 in pixels of the original picture; None
+            of whole pictures.
         groups: By grouping, such as ``'class'``, (n,) the index of the group
             that each is in, -1 if it is in none.
-        score: (n,) of a detection; 1 for what is annotated.
-        true: (n,) whether a detection is one at IoU 0.5; True for what is
-            annotated.
+        score: (n,) of what is predicted; 1 for what is annotated.
+        true: (n,) whether a prediction is right, of a detection at IoU 0.5;
+            True for what is annotated.
         under: By layer (n,) which row of its record each is under, -1 if
             none.
     """
     picture: np.ndarray
-    box: np.ndarray
+    box: Optional[np.ndarray]
     groups: Dict[str, np.ndarray]
     score: np.ndarray
     true: np.ndarray
@@ -50,7 +52,8 @@ class Things:
     def __getitem__(self, rows) -> 'Things':
         return Things(*(
             {name: column[rows] for name, column in value.items()}
-            if isinstance(value, dict) else value[rows]
+            if isinstance(value, dict) else
+            None if value is None else value[rows]
             for value in vars(self).values()))
 
 
@@ -63,25 +66,25 @@ class Records:
         groupings: What things are grouped by, in the order of the tables:
             ``'class'`` and others, with the names of the groups.
         layers: By the name of the MoE layer.
-        objects: What is annotated.
-        detections: What was detected.
-        metric: Of what was detected.
+        labelled: What is annotated.
+        predicted: What the model predicts.
+        metric: Of what it predicts.
         interventions: The metric under each.
         levels_by: How objects got their levels: ``'assigner'``, by the rule
             of the training; ``'detection'``, as what matches them; None.
         left_out: By the name of a MoE layer of which nothing is known, why.
-        features: By layer (objects, C) the mean features of the samples that
-            the objects are under; NaN where there are none.
+        features: By layer (labelled, C) the mean features of the samples that
+            these are under; NaN where there are none.
         shown: Pictures of which all that was decided is kept.
-        lines: JSON of each object, with its expert weights.
-        over: By layer (objects, E) the expert weights of the objects, the mean
+        lines: JSON of each of what is annotated, with its expert weights.
+        over: By layer (labelled, E) the expert weights of objects, the mean
             over the box rather than at its centre; NaN where there are none.
     """
     pictures: List[Picture]
     groupings: Dict[str, List[str]]
     layers: Dict[str, LayerRecord]
-    objects: Things
-    detections: Things
+    labelled: Things
+    predicted: Things
     metric: Metric
     interventions: Dict[Intervention, Metric]
     levels_by: Optional[str] = None
@@ -98,7 +101,7 @@ class Records:
 
     @property
     def levels(self) -> int:
-        """L of the detector; 0 if its objects cannot be given levels."""
+        """L of a detector; 0 if its objects cannot be given levels."""
         return len(self.groupings.get('level', ()))
 
     def described(self, things: Things, row: int) -> Dict[str, str]:

@@ -8,18 +8,14 @@ from typing import Collection, Dict, List, Optional, Sequence
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
-from mmdet.datasets import CocoDataset
 from mmengine.dist import barrier, get_rank, is_main_process
-from mmengine.fileio import get_local_path
 from mmengine.runner import Runner
-from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 
 from mmdet_moe.files import write_text
 from mmdet_moe.hooks.wrappers import unwrapped
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
-from mmdet_moe.sizes import SIZES
 from mmdet_moe.version import __version__
 from mmdet_moe.visualization import EXPERT_COLOURS
 
@@ -32,6 +28,7 @@ from .interventions import KINDS, plan
 from .joining import make_records
 from .parts import Parts
 from .records import Records
+from .subjects import Subject, subject_of
 from .tables import Options, make_tables
 from .training_log import find_logs, read_log
 
@@ -54,16 +51,18 @@ def write_report(runner: Runner,
     ``report.html`` is one self-contained page; ``report.json`` holds its
     numbers, ``report.txt`` the most important tables, ``figures/`` the
     figures as PNG and PDF, and ``objects.jsonl`` a line for each annotated
-    object with the weights of its experts. Until they are there,
+    object with the weights of its experts (``pictures.jsonl`` where whole
+    pictures have labels). Until they are there,
     ``report_parts/`` holds what is known about the pictures.
 
     In several processes each runs a part of the pictures, and the first one
     writes the report; all must see the same working folder.
 
     Args:
-        runner: With a checkpoint to load and a test set in COCO format.
+        runner: With a checkpoint to load, and a test set that a
+            :class:`.Subject` is about.
         options: How the numbers are made; the defaults if None.
-        interventions: Which kinds of them the detector is run with, out of
+        interventions: Which kinds of them the model is run with, out of
             ``KINDS``.
         pictures: How many test pictures are shown, if they fit.
         embedding: ``'tsne'`` or ``'pca'``, of the gate logits.
@@ -76,7 +75,7 @@ def write_report(runner: Runner,
 
     Raises:
         ValueError: The model has no MoE layer, or none that decides about
-            pictures; or the test set is no CocoDataset.
+            pictures; or nothing is known about test sets of this kind.
         DataError: The checkpoint is not one of this model, or has NaNs; what
             is to be resumed is another report.
     """
@@ -91,22 +90,17 @@ def write_report(runner: Runner,
     check_experts(runner.cfg.load_from, layers)
     log = read_log(
         find_logs(runner.cfg.load_from) if logs is None else logs)
-    coco = _annotations(runner.test_dataloader.dataset)
+    subject = subject_of(runner)
     folder = Path(runner.work_dir)
     runner.call_hook('before_run')  # a hook may hold the weights to use
     runner.load_or_resume()
     runner.call_hook('before_test')
     runner.call_hook('before_test_epoch')
-    dataset = runner.test_dataloader.dataset
     collector = Collector(
         model,
-        coco=coco,
-        classes=dataset.metainfo['classes'],
-        img_ids=[
-            dataset.get_data_info(i)['img_id'] for i in range(len(dataset))
-        ],
+        subject,
         interventions=plan(layers, interventions),
-        shown=evenly_spaced(len(dataset), pictures))
+        shown=evenly_spaced(len(subject.img_ids), pictures))
     parts = Parts(
         folder / 'report_parts',
         dict(
@@ -115,7 +109,7 @@ def write_report(runner: Runner,
             custom_hooks=str(runner.cfg.get('custom_hooks')),
             version=__version__,
             checkpoint=_version(runner.cfg.load_from),
-            ann_file=_version(str(dataset.ann_file)),
+            files=[_version(path) for path in subject.files],
             interventions=list(map(str, collector.interventions)),
             shown=collector.shown),
         rank=get_rank(),
@@ -126,17 +120,18 @@ def write_report(runner: Runner,
     if not is_main_process():
         return None
     records = make_records(collector, parts.read())
-    write_text(folder / 'objects.jsonl', ''.join(
+    write_text(folder / f'{subject.words.things}.jsonl', ''.join(
         f'{line}\n' for line in records.lines))
     tables = dict(
         format=FORMAT,
         version=__version__,
         name=Path(runner.cfg.filename).stem,
         checkpoint=Path(runner.cfg.load_from).name,
-        ann_file=str(runner.test_dataloader.dataset.ann_file),
+        source=subject.source,
         test_set=_fingerprint(records),
         **make_tables(records, options),
-        notes=_forced_notes(layers) + _notes(records) + log.notes)
+        notes=_forced_notes(layers) + _left_out(records) +
+        subject.notes(records) + log.notes)
     write_text(folder / 'report.json',
                json.dumps(tables, indent=1, allow_nan=False))
     write_text(folder / 'report.txt', summary(tables))
@@ -149,12 +144,12 @@ def write_report(runner: Runner,
         illustration.save(folder / 'figures')
     page = write_text(
         folder / 'report.html',
-        _page(records, tables, figures, runner.cfg.pretty_text))
+        _page(records, subject, tables, figures, runner.cfg.pretty_text))
     parts.remove()
     return page
 
 
-def _page(records: Records, tables: dict,
+def _page(records: Records, subject: Subject, tables: dict,
           figures: Dict[str, List[Illustration]], config: str) -> str:
     """The page, with as many pictures as fit into its limit."""
     rng = np.random.default_rng(tables['options']['seed'])
@@ -162,7 +157,7 @@ def _page(records: Records, tables: dict,
         numbers=tables,
         figures=figures,
         extremes={
-            name: extremes(records, name, rng)
+            name: extremes(records, name, rng, subject.image)
             for name in records.layers
         },
         groupings=records.groupings,
@@ -172,6 +167,7 @@ def _page(records: Records, tables: dict,
     shown = gallery(
         records,
         score_thr=tables['options']['score_thr'],
+        image=subject.image,
         room=MOST_BYTES - len(without.encode()))
     return render('report.html', pictures=shown, **content)
 
@@ -189,7 +185,7 @@ def render(template: str, **content) -> str:
 
 
 def summary(tables: dict) -> str:
-    """AP by size, expert x size tables and verdicts, as text."""
+    """The metric, a table of the experts and verdicts, as text."""
     blocks = [
         AsciiTable([
             list(tables['metrics']),
@@ -199,15 +195,17 @@ def summary(tables: dict) -> str:
             ]
         ], tables['name']).table
     ]
+    words = tables['words']
     for layer, table in tables['layers'].items():
-        sizes = table['objects']['size']
+        groups = table['labelled'][words['by']]
         rows = [['expert', 'importance, %'] + [
-            f'{size}, % ({sizes[size]["count"]} objects)' for size in SIZES
+            f'{name}, % ({row["count"]} {words["things"]})'
+            for name, row in groups.items()
         ]]
         for e, importance in enumerate(table['importance']):
             rows.append([str(e), f'{100 * importance:.1f}'] + [
-                f'{100 * sizes[s]["weight"][e]:.1f}'
-                if sizes[s]['count'] else '-' for s in SIZES
+                f'{100 * row["weight"][e]:.1f}' if row['count'] else '-'
+                for row in groups.values()
             ])
         blocks.append(AsciiTable(rows, layer).table)
         blocks.append(fill(' '.join(table['verdict']), 79))
@@ -215,12 +213,12 @@ def summary(tables: dict) -> str:
 
 
 def _fingerprint(records: Records) -> str:
-    """Equal for runs over the same pictures and objects."""
-    objects = records.objects
+    """Equal for runs over the same pictures with the same annotations."""
+    things = records.labelled
     return sha256(json.dumps([
         [[p.img_id, Path(p.path).name] for p in records.pictures],
-        records.classes, objects.groups['class'].tolist(),
-        objects.box.tolist()
+        records.classes, things.groups['class'].tolist(),
+        [] if things.box is None else things.box.tolist()
     ]).encode()).hexdigest()[:16]
 
 
@@ -243,46 +241,6 @@ def _forced_notes(layers: Dict[str, MoELayer]) -> List[str]:
     ] if forced else []
 
 
-def _annotations(dataset) -> COCO:
-    if not isinstance(dataset, CocoDataset):
-        raise ConfigError(
-            'test_dataloader.dataset: the report needs a CocoDataset, there '
-            f'is a {type(dataset).__name__}')
-    with get_local_path(
-            dataset.ann_file, backend_args=dataset.backend_args) as path:
-        return COCO(path)
-
-
-def _notes(records: Records) -> List[str]:
-    """What a reader has to know about the data before the tables."""
-    notes = []
-    notes += [
-        f'The MoE layer {name} is left out: {why}.'
-        for name, why in records.left_out.items()
-    ]
-    if len(records.objects) == 0:
-        notes.append('The test pictures have no annotated object: there is '
-                     'no AP, and nothing to assign.')
-        return notes
-    absent = [
-        name for i, name in enumerate(records.classes)
-        if not (records.objects.groups['class'] == i).any()
-    ]
-    if absent:
-        notes.append('No object of these classes is in the test pictures, '
-                     'they count for nothing: ' + ', '.join(absent) + '.')
-    if 0 in records.metric.coco.anns:
-        notes.append('An annotation has the id 0. COCOeval, and so AP here '
-                     'and in the log, counts this object as never found: '
-                     'number annotations from 1.')
-    for i, size in enumerate(SIZES):
-        if not (records.objects.groups['size'] == i).any():
-            notes.append(f'No test picture has a {size} object, so there is '
-                         f'no AP for this size.')
-    if len(records.detections) == 0:
-        notes.append('Nothing was detected at all: the model is untrained, '
-                     'or its score_thr too high.')
-    if not records.levels:
-        notes.append('The head of this detector does not say which level an '
-                     'object belongs to, so tables by level are missing.')
-    return notes
+def _left_out(records: Records) -> List[str]:
+    return [f'The MoE layer {name} is left out: {why}.'
+            for name, why in records.left_out.items()]

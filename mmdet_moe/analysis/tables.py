@@ -58,7 +58,7 @@ def make_tables(records: Records, options: Options) -> dict:
     """All numbers of the report.
 
     Returns:
-        ``num_images``, ``num_objects``, ``num_true_positives``; ``options``;
+        ``num_images``, ``num_labelled``, ``num_correct``; ``options``;
         ``levels_by``, how objects got their levels;
         ``words`` of the metric, ``metrics`` and ``metric_by_class``;
         ``layers``, by name, as :func:`layer_tables` gives them, with
@@ -69,7 +69,7 @@ def make_tables(records: Records, options: Options) -> dict:
     rng = np.random.default_rng(options.seed)
     counts = bootstrap_counts(
         len(records.pictures), options.resamples, rng)
-    detected = records.detections
+    detected = records.predicted
     correct = detected[detected.true & (detected.score >= options.score_thr)]
     words = records.metric.words
     base = resampled(records.metric, counts)
@@ -86,8 +86,8 @@ def make_tables(records: Records, options: Options) -> dict:
         layers[name] = table
     return dict(
         num_images=len(records.pictures),
-        num_objects=len(records.objects),
-        num_true_positives=len(correct),
+        num_labelled=len(records.labelled),
+        num_correct=len(correct),
         options=asdict(options),
         levels_by=records.levels_by,
         words=asdict(words),
@@ -104,7 +104,7 @@ def layer_tables(records: Records, name: str, *, correct: Things,
     Args:
         records: Of a run.
         name: Of the layer.
-        correct: True positives.
+        correct: What is predicted rightly.
         counts: (R, I) how often each picture is in each resample.
         options: How the numbers are made.
 
@@ -117,11 +117,11 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         and of the first three ``intervals``; ``input_dependence``;
         ``coactivation``, E x E;
         ``profile``, what each expert is used for by class, size and level
-        together; ``objects`` and ``true_positives`` by size, level, class and
-        supercategory; ``specialisation``, what the expert tells of the
-        objects, and ``specialisation_over_boxes``, the same of the mean
-        weights over their boxes, if there is more than one decision about a
-        map.
+        together; ``labelled`` and ``correct``, what is annotated and what is
+        predicted rightly, by each of the groupings; ``specialisation``, what
+        the expert tells of what is annotated, and
+        ``specialisation_over_boxes``, the same of the mean weights over boxes,
+        if there is more than one decision about a map.
     """
     layer = records.layers[name]
     return dict(
@@ -136,21 +136,21 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         input_dependence=_input_dependence(layer, counts),
         coactivation=_coactivation(layer),
         profile=_profile(records, name),
-        objects=_by_group(records, name, records.objects, counts),
-        true_positives=_by_group(records, name, correct, counts),
+        labelled=_by_group(records, name, records.labelled, counts),
+        correct=_by_group(records, name, correct, counts),
         specialisation=_specialisation(
             records, name, _all_weights(records, name),
             options, records.features.get(name)),
         specialisation_over_boxes=_specialisation(
             records, name, records.over[name], options)
-        if layer.patches > 1 else None)
+        if layer.patches > 1 and name in records.over else None)
 
 
 def _all_weights(records: Records, name: str) -> np.ndarray:
     """(n, E) expert weights of all objects, NaN where there are none."""
-    located = records.located(name, records.objects)
+    located = records.located(name, records.labelled)
     weights = np.full((len(located), records.layers[name].experts), np.nan)
-    weights[located] = records.weights(name, records.objects[located])
+    weights[located] = records.weights(name, records.labelled[located])
     return weights
 
 
@@ -174,7 +174,7 @@ def _by_group(records: Records, name: str, things: Things,
 
 
 def _profile(records: Records, name: str) -> dict:
-    things = records.objects[records.located(name, records.objects)]
+    things = records.labelled[records.located(name, records.labelled)]
     found = profile(
         records.weights(name, things),
         [(things.groups[by], records.groupings[by])
@@ -249,8 +249,8 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
     And the domain also given the size: a domain may have small objects only.
     ``weights`` (n, E) and ``features`` (n, C) are those of all objects.
     """
-    located = records.located(name, records.objects)
-    things, weights = records.objects[located], weights[located]
+    located = records.located(name, records.labelled)
+    things, weights = records.labelled[located], weights[located]
     features = None if features is None else features[located]
     level = things.groups.get('level', np.full(len(things), -1))
     rng = np.random.default_rng(options.seed)
@@ -269,7 +269,7 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
             at_random=() if features is None else RandomGates(
                 features[asked], weights[asked], options.seed))
         return dict(of=of, given_level=given_level,
-                    objects=int(asked.sum()), **asdict(tells),
+                    number=int(asked.sum()), **asdict(tells),
                     by_level_only=lookup)
 
     rows = []

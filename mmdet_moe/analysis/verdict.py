@@ -54,7 +54,7 @@ def _knowledge(layer: dict) -> str:
     level = by.get(('level', False))
     beyond = {
         of: by.get((of, True)) or (by.get((of, False)) if level is None else
-                                   None) for of in ('size', 'class', 'domain')
+                                   None) for of in _PLURAL
     }
     known = {of: row for of, row in beyond.items() if row is not None}
     special = [of for of, row in known.items() if _tells(row)]
@@ -97,7 +97,9 @@ def _at_random(rows: Dict[str, dict]) -> str:
     return ' '.join(said)
 
 
-_PLURAL = {'size': 'sizes', 'class': 'classes', 'domain': 'domains'}
+#: What experts may be specialists for, beside the levels.
+_PLURAL = {'size': 'sizes', 'superclass': 'superclasses', 'class': 'classes',
+           'domain': 'domains'}
 
 
 def _tells(row: dict) -> bool:

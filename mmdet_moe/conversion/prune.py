@@ -97,15 +97,15 @@ def prune_detector(cfg: Config,
 
 
 def unneeded(report: str, max_loss: float) -> Dict[str, List[int]]:
-    """Experts without which a report says that no more than so much AP is
-    lost, at the upper end of the interval.
+    """Experts without which a report says that no more than so much of its
+    metric, such as AP, is lost, at the upper end of the interval.
 
     Each expert was dropped alone, so of the experts of a layer those are
     taken, from the least loss on, whose losses add up to no more.
 
     Args:
         report: A ``report.json`` with interventions.
-        max_loss: In points of AP.
+        max_loss: In points of the metric.
 
     Returns:
         By layer its experts.
@@ -118,7 +118,7 @@ def unneeded(report: str, max_loss: float) -> Dict[str, List[int]]:
         content = json.loads(Path(report).read_text(encoding='utf-8'))
         rows = [row for row in content['interventions']
                 if row['kind'] == 'drop']
-        layers = content['layers']
+        layers, metric = content['layers'], content['words']['metric']
     except (OSError, ValueError, TypeError, KeyError):
         rows = []
     check_number('max_loss', max_loss)
@@ -128,9 +128,9 @@ def unneeded(report: str, max_loss: float) -> Dict[str, List[int]]:
     found: Dict[str, List[int]] = {}
     for name, layer in layers.items():
         losses = sorted(
-            (-100 * row['difference']['AP']['interval']['low'], row['value'])
+            (-100 * row['difference'][metric]['interval']['low'], row['value'])
             for row in rows if row['layer'] == name
-            and row['difference']['AP']['interval'] is not None)
+            and row['difference'][metric]['interval'] is not None)
         left = max_loss
         for loss, expert in losses[:layer['experts'] - layer['top_k']]:
             left -= max(loss, 0)
@@ -140,7 +140,7 @@ def unneeded(report: str, max_loss: float) -> Dict[str, List[int]]:
     if not found:
         raise ConfigError(
             f'max_loss={max_loss:g}: by {report} no expert can go without '
-            'losing more points of AP than that; allow more')
+            f'losing more points of {metric} than that; allow more')
     return found
 
 

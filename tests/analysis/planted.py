@@ -35,8 +35,9 @@ def records(tmp_path, pictures=24, constant=False, make=None, shown=()):
     decisions = [(make or decision)(
         row, np.ones((2, 2)) if constant else 9 * np.array(row))
         for row in rows]
-    kept = join(observe(one, [np.arange(len(one.weights))])[0]
-                for one in decisions)  # all rows, in their order
+    kept = join(
+        observe(one, [np.arange(len(one.weights))], one.weights,
+                one.routing.logits)[0] for one in decisions)  # all, in order
     layer = layer_record(
         kept, top_k=2,
         grids={i: [*grids_of(decisions[i]).values()] for i in shown},
@@ -57,5 +58,5 @@ def records(tmp_path, pictures=24, constant=False, make=None, shown=()):
             'size': ['small', 'medium', 'large'],
             'level': ['level 0', 'level 1'], 'class': ['cell']},
         layers=dict(moe=layer), shown=list(shown),
-        objects=objects, detections=objects[:0], metric=None, interventions={},
+        labelled=objects, predicted=objects[:0], metric=None, interventions={},
         over=dict(moe=np.concatenate([d.weights for d in decisions])))

@@ -7,9 +7,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet_moe.analysis.average_precision import METRICS, AveragePrecision
 from mmdet_moe.analysis.metric import of_pictures
 from mmdet_moe.analysis.parts import join
+from mmdet_moe.analysis.subjects.average_precision import (
+    METRICS,
+    AveragePrecision,
+)
 
 
 def dataset(pictures=12, seed=0, first_id=1):

@@ -23,6 +23,7 @@ from mmdet_moe.analysis.interventions import (
 from mmdet_moe.analysis.joining import make_records
 from mmdet_moe.analysis.metric import of_pictures
 from mmdet_moe.analysis.parts import Parts, join
+from mmdet_moe.analysis.subjects.objects import AnnotatedObjects
 from mmdet_moe.evaluation import ExpertAssignmentMetric
 from mmdet_moe.evaluation.assignment_table import assignment_table
 from mmdet_moe.files import DataError
@@ -80,11 +81,11 @@ def annotations(data):
 
 
 def collector(detector, data, interventions=(), shown=()):
-    return Collector(
-        detector, coco=annotations(data),
-        classes=[f'class {c}' for c in range(5)],
-        img_ids=[s.img_id for s in data['data_samples']],
-        interventions=interventions, shown=shown)
+    subject = AnnotatedObjects.of(
+        annotations(data), [f'class {c}' for c in range(5)],
+        [s.img_id for s in data['data_samples']])
+    return Collector(detector, subject, interventions=interventions,
+                     shown=shown)
 
 
 def records_of(run, data):
@@ -121,12 +122,12 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
     run = collector(detector, batch(), chosen)
     found, features = [], []
 
-    def matched(sample):
+    def outcome(sample):
         found.append({key: sample.pred_instances[key].numpy()
                       for key in ('scores', 'bboxes')})
-        return Collector.matched(run, sample)
+        return AnnotatedObjects.outcome(run.subject, sample)
 
-    run.matched = matched
+    run.subject.outcome = outcome
     detector.backbone.conv1.register_forward_hook(
         lambda *_: features.append(1))
     parts = run.process(batch())
@@ -168,10 +169,10 @@ def test_what_is_kept_of_the_pictures(load_config):
     assert head.sums.shape == (2, 5, 2 + 2 * 3)  # two pictures, five levels
     assert records.shown == [0]
     for b, sample in enumerate(reference):
-        mine = records.objects[records.objects.picture == b]
+        mine = records.labelled[records.labelled.picture == b]
         assert mine.groups['level'].tolist() == (
             sample.gt_origins.level_ids.tolist())
-        found = records.detections[records.detections.picture == b]
+        found = records.predicted[records.predicted.picture == b]
         for name in records.layers:
             layer, decision = records.layers[name], sample.decisions[name]
             assert layer.sums[b].sum(axis=0) == pytest.approx(
@@ -189,16 +190,16 @@ def test_what_is_kept_of_the_pictures(load_config):
     with torch.no_grad():
         means = torch.stack([x.mean(dim=(2, 3)) for x in
                              detector.extract_feat(pictures)], dim=1)
-    at = records.objects.picture, records.objects.groups['level']
+    at = records.labelled.picture, records.labelled.groups['level']
     assert records.features['bbox_head.reg_subnet'] == pytest.approx(
         means[at].numpy(), abs=1e-4)
     # a convolution of the neck sees one map, so all objects are under it
     neck = records.layers['neck.fpn_convs.0.conv']
     assert neck.weights.shape == (2, 3)
-    weights = records.weights('neck.fpn_convs.0.conv', records.objects)
-    assert (weights == neck.weights[records.objects.picture]).all()
+    weights = records.weights('neck.fpn_convs.0.conv', records.labelled)
+    assert (weights == neck.weights[records.labelled.picture]).all()
     rows = [json.loads(line) for line in records.lines]
-    assert len(rows) == len(records.objects) == 8
+    assert len(rows) == len(records.labelled) == 8
     assert rows[0]['weights']['neck.fpn_convs.0.conv'] == pytest.approx(
         weights[0].tolist())
 
@@ -222,7 +223,7 @@ def test_layers_that_do_not_decide_about_pictures_are_left_out(load_config):
     assert 'about 7 things where there are 2' in records.left_out['regions']
     assert 'not used in prediction' in records.left_out['idle']
     assert 'it sees maps of (3, 3)' in records.left_out['maps']
-    tables = records.objects.under.keys() | records.detections.under.keys()
+    tables = records.labelled.under.keys() | records.predicted.under.keys()
     assert tables == set(records.layers)
 
 
@@ -247,9 +248,9 @@ def test_ignored_objects_are_no_objects(load_config):
     """As for CocoDataset; COCOeval would take them for objects."""
     detector, data = build(load_config, bbox_head=dict(moe=MOE)), batch()
     run = collector(detector, data, plan(moe_layers(detector))[:1])
-    run.coco.anns[100]['ignore'] = 1
-    assert len(records_of(run, data).objects) == 7
-    assert run.coco.anns[100]['ignore'] == 1
+    run.subject.coco.anns[100]['ignore'] = 1
+    assert len(records_of(run, data).labelled) == 7
+    assert run.subject.coco.anns[100]['ignore'] == 1
 
 
 def test_metric_and_report_say_the_same(load_config, tmp_path):
@@ -261,16 +262,16 @@ def test_metric_and_report_say_the_same(load_config, tmp_path):
     run = collector(detector, data)
     records = records_of(run, batch())
     path = tmp_path / 'ann.json'
-    path.write_text(json.dumps(run.coco.dataset))
+    path.write_text(json.dumps(run.subject.coco.dataset))
     metric = ExpertAssignmentMetric(str(path), score_thr=0.0)
-    metric.dataset_meta = dict(classes=run.classes)
+    metric.dataset_meta = dict(classes=run.subject.classes)
     metric.process({}, [s.to_dict() for s in detector.test_step(batch())])
     for name, table in metric.tables(metric.results)['layers'].items():
         layer = records.layers[name]
         number, _, weights, _ = split_usage(layer.sums.sum(axis=(0, 1)))
         assert table['importance'] == pytest.approx(weights / number)
         # each column sums to 1, as a patch is one decision
-        objects = records.objects[records.located(name, records.objects)]
+        objects = records.labelled[records.located(name, records.labelled)]
         by_size = assignment_table(records.weights(name, objects),
                                    objects.groups['size'],
                                    dict(enumerate(SIZES)))
@@ -304,8 +305,8 @@ def test_regions_and_queries_are_decisions(name, at, number, levels):
     assert layer.sums.shape[:2] == (2, 1 if levels else number)
     assert layer.maps == 0 and layer.sums[..., 0].sum() == 2 * number
     assert records.levels == levels
-    assert not levels or (records.objects.groups['level'] >= 0).all()
-    under = records.objects.under[at]
+    assert not levels or (records.labelled.groups['level'] >= 0).all()
+    under = records.labelled.under[at]
     for b, other in enumerate(found):
         items = other.pred_instances.item_ids[:4]
         # Without NMS the best of several detections of one place matches.
@@ -320,14 +321,14 @@ def test_what_boxes_are_grouped_by(load_config):
     data = batch(3)
     run = collector(build(load_config, bbox_head=dict(moe=MOE)), data)
     for img_id, domain in ((1, 'late'), (2, 'early')):
-        run.coco.imgs[img_id]['domain'] = domain
-    for category in run.coco.cats.values():
+        run.subject.coco.imgs[img_id]['domain'] = domain
+    for category in run.subject.coco.cats.values():
         category['supercategory'] = 'x' if category['id'] < 3 else 'w'
     records = records_of(run, data)
     assert list(records.groupings) == [
         'size', 'level', 'class', 'supercategory', 'domain']
     assert records.groupings['domain'] == ['early', 'late']
-    objects = records.objects
+    objects = records.labelled
     assert objects.groups['domain'].tolist() == [1] * 4 + [0] * 4 + [-1] * 4
     assert (objects.groups['supercategory'] == (
         objects.groups['class'] < 2)).all()
@@ -363,7 +364,7 @@ def test_weights_over_boxes_are_those_of_the_same_objects(load_config):
         moe_in='cls'))
     records = records_of(collector(detector, batch(), shown=[0, 1]), batch())
     name, = records.layers
-    objects, over = records.objects, records.over[name]
+    objects, over = records.labelled, records.over[name]
     assert over.shape == (len(objects), 3) and len(objects) > 2
     for row in range(len(objects)):
         layer, picture = records.layers[name], objects.picture[row]
@@ -463,7 +464,7 @@ def test_the_order_of_the_pictures_does_not_matter(load_config, tmp_path):
         assert np.array_equal(a.together, b.together)
         for x, y in zip(a.grids[1], b.grids[1]):
             assert np.array_equal(x, y)
-        for things in ('objects', 'detections'):
+        for things in ('labelled', 'predicted'):
             x, y = getattr(one, things), getattr(other, things)
             assert np.array_equal(x.box, y.box)
             located = one.located(name, x)

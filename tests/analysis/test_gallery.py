@@ -13,9 +13,13 @@ from mmdet_moe.layers.scopes import PositionScope
 from mmdet_moe.visualization import EXPERT_COLOURS
 
 
+def image(_, path):
+    return cv2.imread(path)[..., ::-1]
+
+
 def test_the_extremes_are_of_different_pictures(tmp_path):
     first, second = extremes(
-        records(tmp_path), 'moe', np.random.default_rng(0))
+        records(tmp_path), 'moe', np.random.default_rng(0), image)
     assert [crop.name for crop in first['most']] == [
         f'{i}.jpg' for i in range(23, 17, -1)]
     assert first['most'][0].weight == pytest.approx(23 / 24)
@@ -25,9 +29,10 @@ def test_the_extremes_are_of_different_pictures(tmp_path):
     assert {crop.weight for crop in second['most']} == {1.0}
 
 
-def test_the_gallery(tmp_path):
+def test_the_gallery(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmdet_moe.analysis.gallery.SHORTEST', 1)
     shown = gallery(records(tmp_path, shown=(0, 12, 23)), score_thr=0.3,
-                    room=10**6)
+                    image=image, room=10**6)
     assert [p.name for p in shown] == ['0.jpg', '12.jpg', '23.jpg']
     assert shown[1].weights['moe'] == [[(0, 0.5), (1, 0.5)], [(1, 1.0)]]
     boxes = shown[2].boxes
@@ -35,13 +40,15 @@ def test_the_gallery(tmp_path):
     assert (boxes[0].x, boxes[0].width) == (10, 20)
     assert boxes[0].groups == {
         'size': 'small', 'level': 'level 0', 'class': 'cell'}
-    assert gallery(records(tmp_path), score_thr=0.3, room=10**6) == []
+    assert gallery(records(tmp_path), score_thr=0.3, image=image,
+                   room=10**6) == []
     # a picture is less than 1 kB, its two boxes are counted as 2.4 kB
     assert len(gallery(records(tmp_path, shown=(0, 12, 23)), score_thr=0.3,
-                       room=5000)) == 1
+                       image=image, room=5000)) == 1
 
 
-def test_decisions_about_positions_are_painted(tmp_path):
+def test_decisions_about_positions_are_painted(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmdet_moe.analysis.gallery.SHORTEST', 1)
     weights = torch.eye(3)[[0, 1, 1, 2, 1, 0]]
 
     def of_positions(_, logits):
@@ -50,7 +57,7 @@ def test_decisions_about_positions_are_painted(tmp_path):
             extent=(40.0, 80.0))  # padded to the right
 
     found = records(tmp_path, make=of_positions, shown=[0])
-    shown = gallery(found, score_thr=0.3, room=10**6)[0]
+    shown = gallery(found, score_thr=0.3, image=image, room=10**6)[0]
     assert shown.weights == {}
     painted, = shown.maps['moe']
     assert (painted.width, painted.height) == (80, 40)

@@ -20,14 +20,14 @@ def tables(planted):
     counts = bootstrap_counts(
         len(planted.pictures), 20, np.random.default_rng(0))
     return layer_tables(
-        planted, 'moe', correct=planted.detections, counts=counts,
+        planted, 'moe', correct=planted.predicted, counts=counts,
         options=Options(permutations=19))
 
 
 def test_expert_by_level(tmp_path):
     table = tables(records(tmp_path))
     # 24 pictures: i / 24 of level 0 go to expert 0, all of level 1 to 1
-    level = table['objects']['level']
+    level = table['labelled']['level']
     assert level['level 0']['weight'] == pytest.approx([11.5 / 24, 12.5 / 24])
     assert level['level 1']['weight'] == [0, 1]
     assert table['importance'] == pytest.approx([5.75 / 24, 18.25 / 24])
@@ -46,11 +46,11 @@ def test_expert_by_level(tmp_path):
 def test_no_object_is_under_a_decision(tmp_path):
     planted = records(tmp_path)
     layer = replace(planted.layers['moe'], weights=np.zeros((0, 2)))
-    planted = replace(planted, layers=dict(moe=layer), objects=replace(
-        planted.objects, under=dict(moe=np.full(48, -1))))
+    planted = replace(planted, layers=dict(moe=layer), labelled=replace(
+        planted.labelled, under=dict(moe=np.full(48, -1))))
     table = tables(planted)
     assert table['specialisation'] == []
-    assert table['objects']['unassigned'] == 48
+    assert table['labelled']['unassigned'] == 48
     assert table['importance'] == pytest.approx([5.75 / 24, 18.25 / 24])
 
 
@@ -62,10 +62,10 @@ def test_patches_are_decisions(tmp_path):
                         shapes=((1, 2, 1), (1, 1, 1)))
 
     planted = records(tmp_path, make=make)
-    under = 3 * planted.objects.picture + 2 * planted.objects.groups['level']
+    under = 3 * planted.labelled.picture + 2 * planted.labelled.groups['level']
     weights = planted.layers['moe'].weights[under]
-    planted = replace(planted, objects=replace(
-        planted.objects, under=dict(moe=under)), over=dict(moe=weights))
+    planted = replace(planted, labelled=replace(
+        planted.labelled, under=dict(moe=under)), over=dict(moe=weights))
     table = tables(planted)
     assert table['specialisation_over_boxes'] == table['specialisation']
     assert (table['maps'], table['patches']) == (2, 2)
@@ -73,19 +73,19 @@ def test_patches_are_decisions(tmp_path):
     assert table['share'] == pytest.approx([23 / 72, 1])
     low, high = table['intervals']['importance'][0].values()
     assert low < 11.5 / 72 < high < 0.25
-    assert table['objects']['level']['level 0']['weight'] == pytest.approx(
+    assert table['labelled']['level']['level 0']['weight'] == pytest.approx(
         [11.5 / 24, 12.5 / 24])
 
 
 def test_without_levels_no_table_of_levels(tmp_path):
     planted = records(tmp_path)
     without = [{by: x for by, x in known.items() if by != 'level'}
-               for known in (planted.groupings, planted.objects.groups)]
-    table = tables(replace(planted, groupings=without[0], objects=replace(
-        planted.objects, groups=without[1])))
+               for known in (planted.groupings, planted.labelled.groups)]
+    table = tables(replace(planted, groupings=without[0], labelled=replace(
+        planted.labelled, groups=without[1])))
     assert [row['of'] for row in table['specialisation']] == ['size', 'class']
     assert all(row['by_level_only'] is None for row in table['specialisation'])
-    assert table['objects']['size']['small']['count'] == 48
+    assert table['labelled']['size']['small']['count'] == 48
 
 
 def test_objects_of_a_picture_are_drawn_together():
@@ -106,12 +106,12 @@ def test_objects_of_a_picture_are_drawn_together():
 def test_a_domain_that_is_a_size(tmp_path):
     """What is told of such a domain is what is told of the size."""
     plain = records(tmp_path)
-    late = (plain.objects.picture >= 12).astype(int)
-    objects = replace(plain.objects, groups=dict(
-        plain.objects.groups, size=2 - 2 * late, domain=late))
+    late = (plain.labelled.picture >= 12).astype(int)
+    objects = replace(plain.labelled, groups=dict(
+        plain.labelled.groups, size=2 - 2 * late, domain=late))
     planted = replace(
         plain, groupings=dict(plain.groupings, domain=['early', 'late']),
-        objects=objects, detections=objects[:0])
+        labelled=objects, predicted=objects[:0])
     bits = {row['of']: row['bits']
             for row in tables(planted)['specialisation']
             if row['given_level']}
@@ -123,7 +123,8 @@ def test_coactivation_by_hand():
     """Of four decisions two are for 0 and 1, and two for 0 and 2."""
     weights = np.array([[.5, .5, 0, 0], [.5, .5, 0, 0], [.9, 0, .1, 0],
                         [.9, 0, .1, 0]])
-    kept, _ = observe(decision(weights), [np.arange(4)])
+    one = decision(weights)
+    kept, _ = observe(one, [np.arange(4)], one.weights, one.routing.logits)
     found = _coactivation(layer_record(kept, top_k=2))
     # 0 is always there: 1/2 over 1 x 1/2; 1 and 2 never meet
     assert found[0] == [None, 1, 1, None]

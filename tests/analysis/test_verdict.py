@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-from mmdet_moe.analysis.average_precision import AveragePrecision
 from mmdet_moe.analysis.dissociation import double_dissociations
 from mmdet_moe.analysis.effects import functions
+from mmdet_moe.analysis.subjects.average_precision import AveragePrecision
 from mmdet_moe.analysis.verdict import verdict
 
 WORDS = AveragePrecision.words

@@ -89,7 +89,7 @@ def test_what_a_report_says_is_not_needed(tmp_path):
     """Of four experts with K = 2 at most two can go."""
     losses = {0: 5.0, 1: 0.02, 2: 0.03, 3: -1.0}  # points, upper ends
     (tmp_path / 'report.json').write_text(json.dumps(dict(
-        layers={CLS: dict(experts=4, top_k=2)},
+        words=dict(metric='AP'), layers={CLS: dict(experts=4, top_k=2)},
         interventions=[
             dict(layer=CLS, kind='drop', value=e,
                  difference=dict(AP=dict(interval=dict(low=-loss / 100))))
@@ -103,7 +103,7 @@ def test_what_a_report_says_is_not_needed(tmp_path):
             unneeded(report, nothing)
     needed = tmp_path / 'needed.json'
     needed.write_text(json.dumps(dict(
-        layers={CLS: dict(experts=4, top_k=2)},
+        words=dict(metric='AP'), layers={CLS: dict(experts=4, top_k=2)},
         interventions=[dict(layer=CLS, kind='drop', value=0, difference=dict(
             AP=dict(interval=dict(low=-0.2))))])))
     with pytest.raises(ConfigError, match='max_loss=0.5: .*no expert can go'):

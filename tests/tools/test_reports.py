@@ -37,13 +37,13 @@ def test_report(report, shapes):
                          parse_constant=no_constants)
     assert len(numbers['interventions']) == 2 * (4 + 4 + 12 + 4)
     table = numbers['layers']['bbox_head.cls_subnet']
-    objects = table['objects']
+    objects = table['labelled']
     total = sum(row['count'] for row in objects['size'].values())
     ann_file = shapes / 'annotations' / 'instances_val.json'
     annotated = len(json.loads(ann_file.read_text())['annotations'])
     assert total + objects['unassigned'] == annotated
     lines = (report / 'objects.jsonl').read_text().splitlines()
-    assert len(lines) == annotated == numbers['num_objects']
+    assert len(lines) == annotated == numbers['num_labelled']
     questions = [(row['of'], row['given_level'])
                  for row in table['specialisation']]
     assert ('size', True) in questions and ('class', False) in questions
@@ -68,7 +68,7 @@ def test_report_says_what_tools_test_says(report, trained, shapes, tmp_path):
         assert mine['importance'] == pytest.approx(table['importance'])
         for by in ('size', 'level', 'class'):
             for group, row in table['objects'][by].items():
-                ours = mine['objects'][by][group]
+                ours = mine['labelled'][by][group]
                 assert ours['count'] == row['count']
                 assert ours['weight'] == (row['weight'] and pytest.approx(
                     row['weight'], abs=1e-6))

@@ -31,7 +31,7 @@
       shown += !picture.hidden;
     }
     document.getElementById('count').textContent =
-      `${boxes} boxes in ${shown} of ${pictures.length} pictures.`;
+      `${boxes} shown, in ${shown} of ${pictures.length} pictures.`;
   }
 
   form.addEventListener('change', update);

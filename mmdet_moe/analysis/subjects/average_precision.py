@@ -6,14 +6,15 @@ any multiset of the pictures, which is what a bootstrap needs, without matching
 again.
 """
 from collections import defaultdict
-from typing import Dict, Mapping, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools.coco import COCO
 from scipy.sparse import csr_array
 
+from mmdet_moe.analysis.metric import Values, Words
+
 from .matching import IOUS, Matches, match
-from .metric import Values, Words
 
 #: What is reported: (index of the size range, IoU threshold or None for all).
 METRICS = {
@@ -24,6 +25,10 @@ METRICS = {
     'AP_M': (2, None),
     'AP_L': (3, None)
 }
+#: What CocoMetric calls them.
+COCO_METRICS = dict(
+    zip(METRICS, ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75',
+                  'coco/bbox_mAP_s', 'coco/bbox_mAP_m', 'coco/bbox_mAP_l')))
 RECALLS = np.linspace(0, 1, 101)
 #: A bit for each IoU threshold.
 BITS = 1 << np.arange(len(IOUS), dtype=np.int16)
@@ -61,6 +66,15 @@ def _mean(precisions: np.ndarray) -> np.ndarray:
                      out=np.full(len(rows), np.nan))
 
 
+def read_test(content: dict) -> Dict[str, Optional[float]]:
+    """What CocoMetric has written for a test."""
+    if COCO_METRICS['AP'] not in content:
+        return {}
+    values = {name: content.get(key, -1) for name, key in COCO_METRICS.items()}
+    # -1 is what COCO gives where no object is of a size
+    return {name: x if x >= 0 else None for name, x in values.items()}
+
+
 class AveragePrecision:
     """AP of the detections of I pictures.
 
@@ -81,6 +95,15 @@ class AveragePrecision:
         'of some class and size leaves that class out of the mean, so where a '
         'class has few objects of a size the interval is wide and skew.',
         things='objects',
+        thing='an object',
+        predictions='detections',
+        correct='True positives: detections with a score of at least '
+        '{score_thr} that match an object at IoU 0.5. Size is that of the box.',
+        by='size',
+        measures={
+            'AP, AP50, AP75': 'Area under the precision-recall curve, mean '
+            'over classes; over IoU thresholds 0.50 to 0.95, or at one of '
+            'them. AP_S, AP_M, AP_L count objects of one size.'},
         parts=dict(AP_S='small objects', AP_M='medium objects',
                    AP_L='large objects'))
 

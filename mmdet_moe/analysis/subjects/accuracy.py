@@ -1,0 +1,69 @@
+"""Accuracy that can be resampled over pictures."""
+from typing import Dict, Mapping, Optional, Sequence
+
+import numpy as np
+
+from mmdet_moe.analysis.metric import Values, Words
+
+#: Beyond so many classes the five best predictions are counted, too.
+BEST = 5
+
+
+def words(by: str) -> Words:
+    """What is said of it, where ``by`` is the grouping that matters most."""
+    return Words(
+        metric='accuracy',
+        title='Accuracy',
+        note='Part of the pictures whose class is the most probable one, in '
+        f'per cent; top-{BEST}: whose class is among the {BEST} most probable '
+        'ones. The accuracy of a class is that of its pictures (recall).',
+        things='pictures',
+        thing='a picture',
+        whole=True,
+        predictions='predictions',
+        correct='Pictures whose class was predicted, with a score of at least '
+        '{score_thr}.',
+        measures={'Accuracy': 'Part of the pictures that are classified '
+                  'correctly.'},
+        by=by)
+
+
+def read_test(content: dict) -> Dict[str, Optional[float]]:
+    """What MMPretrain's Accuracy has written for a test."""
+    return {
+        name: content[key] / 100
+        for name, key in (('accuracy', 'accuracy/top1'),
+                          (f'top-{BEST}', f'accuracy/top{BEST}'))
+        if key in content
+    }
+
+
+class Accuracy:
+    """Accuracy of the predictions for I pictures.
+
+    Args:
+        classes: Names of the classes.
+        outcomes: Of I pictures, in any order, ``picture``, ``label`` and
+            ``rank``, how many classes were more probable than the right one.
+        by: See :func:`words`.
+    """
+
+    def __init__(self, classes: Sequence[str],
+                 outcomes: Mapping[str, np.ndarray], by: str) -> None:
+        self.classes, self._outcomes, self.words = classes, outcomes, words(by)
+
+    def values(self, counts: np.ndarray) -> Values:
+        """Accuracy of multisets of the pictures, see :class:`.Metric`."""
+        order = np.argsort(self._outcomes['picture'])
+        label, rank = (self._outcomes[k][order] for k in ('label', 'rank'))
+        total = counts.sum(axis=1)
+        overall: Dict[str, np.ndarray] = {
+            'accuracy': counts @ (rank < 1) / total}
+        if len(self.classes) > BEST:
+            overall[f'top-{BEST}'] = counts @ (rank < BEST) / total
+        of_class = label[:, None] == np.arange(len(self.classes))
+        right = counts @ (of_class & (rank < 1)[:, None])
+        there = counts @ of_class
+        by_class = np.divide(right, there, where=there > 0,
+                             out=np.full(right.shape, np.nan))
+        return Values(overall, by_class.T)

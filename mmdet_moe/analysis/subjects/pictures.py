@@ -1,0 +1,132 @@
+"""Labelled pictures, and the classes that a classifier gives them."""
+import json
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Tuple
+
+import mmcv
+import numpy as np
+import torch
+
+from mmdet_moe.layers import Decision
+
+from .accuracy import Accuracy, words
+from .subject import Columns, GroupOf, Rows, Subject
+
+
+@dataclass(frozen=True)
+class WholePicture:
+    """A picture as the one thing that is in it; see :class:`.Located`."""
+    label: int
+    score: float
+    true: bool
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def columns(self) -> Columns:
+        return dict(
+            label=np.array([self.label], np.int32),
+            score=np.array([self.score], np.float32),
+            true=np.array([self.true]))
+
+    def under(self, decision: Decision) -> np.ndarray:
+        return np.zeros(1, int)
+
+    def over(self, decision: Decision) -> None:
+        return None
+
+
+class LabelledPictures(Subject):
+    """The pictures of a data set of MMPretrain, and their classes.
+
+    The superclasses of the classes, if the data set knows them, are in its
+    metainfo: ``superclasses``, their names, and ``superclass_of``, which one
+    each class is in.
+    """
+    needs = 'a data set of MMPretrain'
+
+    def __init__(self, dataset) -> None:
+        self.dataset = dataset
+        self.classes = list(dataset.metainfo['classes'])
+        self.superclasses = list(dataset.metainfo.get('superclasses', ()))
+        self.words = words(self._by)
+        self.img_ids = list(range(len(dataset)))
+        self.source = (dataset.ann_file
+                       or getattr(dataset, 'data_root', '')
+                       or type(dataset).__name__)
+
+    @property
+    def _by(self) -> str:
+        return 'superclass' if self.superclasses else 'class'
+
+    @classmethod
+    def fits(cls, dataset) -> bool:
+        # Only these can be asked for all labels.
+        return hasattr(dataset, 'get_gt_labels') and (
+            dataset.metainfo.get('classes') is not None)
+
+    def id_of(self, sample) -> int:
+        return sample.sample_idx
+
+    def labelled(self, sample) -> WholePicture:
+        return WholePicture(int(sample.gt_label), 1.0, True)
+
+    def predicted(self, sample) -> WholePicture:
+        label = int(sample.pred_label)
+        return WholePicture(label, float(sample.pred_score[label]),
+                            label == int(sample.gt_label))
+
+    def rows(self, decision: Decision) -> Rows:
+        # Of a picture that is decided about by parts, what they add up to.
+        return Rows(*(None if x is None else x.mean(dim=0, keepdim=True)
+                      for x in super().rows(decision)))
+
+    def lines(self, sample, things: WholePicture,
+              weights: Mapping[str, np.ndarray]) -> List[str]:
+        found = self.predicted(sample)
+        return [json.dumps(dict(
+            picture=sample.sample_idx,
+            file=sample.metainfo.get('img_path'),
+            label=self.classes[things.label],
+            predicted=self.classes[found.label],
+            score=found.score,
+            weights={name: w[0].tolist() for name, w in weights.items()}))]
+
+    def outcome(self, sample) -> Columns:
+        score = sample.pred_score
+        label = int(sample.gt_label)
+        # Between equal ones the first counts, as for argmax.
+        before = (score > score[label]) | (
+            (score == score[label]) &
+            (torch.arange(len(score), device=score.device) < label))
+        return dict(
+            picture=np.array([sample.sample_idx], np.int32),
+            label=np.array([label], np.int32),
+            rank=np.array([int(before.sum())], np.int32))
+
+    def metric(self, outcomes: Columns) -> Accuracy:
+        return Accuracy(self.classes, outcomes, self._by)
+
+    def groupings(self, levels: int
+                  ) -> Dict[str, Tuple[List[str], GroupOf]]:
+        found: Dict[str, Tuple[List[str], GroupOf]] = {}
+        if self.superclasses:
+            of_label = np.array(self.dataset.metainfo['superclass_of'])
+            found['superclass'] = (
+                self.superclasses, lambda columns: of_label[columns['label']])
+        found['class'] = self.classes, lambda columns: columns['label']
+        return found
+
+    def image(self, index: int, path: str) -> np.ndarray:
+        info = self.dataset.get_data_info(index)
+        if 'img' in info:
+            return np.ascontiguousarray(info['img'][..., ::-1])
+        return mmcv.imread(info['img_path'], channel_order='rgb')
+
+    def notes(self, records) -> List[str]:
+        label = records.labelled.groups['class']
+        absent = [name for i, name in enumerate(self.classes)
+                  if not (label == i).any()]
+        return ['No test picture is of these classes: ' + ', '.join(absent)
+                + '.'] if absent else []

@@ -1,0 +1,93 @@
+"""The report of a classifier."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmdet_moe.launch import build_runner
+
+pytest.importorskip('mmpretrain')
+from mmdet_moe.analysis.report import write_report
+from mmdet_moe.analysis.subjects.accuracy import Accuracy
+from mmdet_moe.analysis.tables import Options
+from mmdet_moe.classification.cifar import write
+from mmdet_moe.classification.planted import SHAPES, planted
+
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'cifar100'
+
+
+def config(data, folder, **options):
+    cfg = Config.fromfile(CONFIGS / 'resnet18_moe_planted.py')
+    cfg.merge_from_dict({
+        'work_dir': str(folder), 'experiment_name': Path(folder).name,
+        'train_cfg': dict(max_epochs=1, val_interval=1),
+        'model.backbone.stem_channels': 8,
+        'model.backbone.base_channels': 8, 'model.head.in_channels': 64,
+        **options})
+    for part in ('train', 'val', 'test'):
+        loader = cfg[f'{part}_dataloader']
+        loader.update(batch_size=16)
+        loader.dataset.data_root = str(data)
+    return cfg
+
+
+@pytest.mark.parametrize('experts', [
+    dict(at='backbone.layer4.1'),
+    dict(at='backbone.layer3.1', scope=dict(type='PatchScope', grid=2))],
+    ids=['pictures', 'patches'])
+def test_a_report(tmp_path, experts):
+    data = write(tmp_path / 'data',
+                 dict(train=planted(64, 0), test=planted(40, 1)))
+    options = {'model.experts': [dict(experts, num_experts=3, top_k=2)]}
+    build_runner(config(data, tmp_path / 'run', **options),
+                 ('train', 'val')).train()
+    cfg = config(data, tmp_path / 'report', **options)
+    cfg.load_from = str(tmp_path / 'run' / 'epoch_1.pth')
+    runner = build_runner(cfg, ('test', ))
+    write_report(runner, Options(resamples=9, permutations=19), pictures=4)
+    numbers = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    rows = [json.loads(row) for row in
+            (tmp_path / 'report' / 'pictures.jsonl').open()]
+    right = np.mean([row['label'] == row['predicted'] for row in rows])
+    assert len(rows) == numbers['num_images'] == 40
+    assert numbers['metrics']['accuracy']['value'] == pytest.approx(right)
+    tested = build_runner(config(data, tmp_path / 'test', load_from=str(
+        cfg.load_from), **options), ('test', )).test()
+    assert tested['accuracy/top1'] == pytest.approx(100 * right)
+    (name, table), = numbers['layers'].items()
+    assert name == experts['at']
+    weights = np.array([row['weights'][name] for row in rows])
+    for ground in range(4):
+        expected = weights[[row['label'].split(' on ')[1] == list(
+            table['labelled']['superclass'])[ground] for row in rows]]
+        row = [*table['labelled']['superclass'].values()][ground]
+        assert row['weight'] == pytest.approx(expected.mean(axis=0), abs=1e-5)
+        assert row['count'] == 2 * len(SHAPES)
+    assert table['importance'] == pytest.approx(
+        weights.mean(axis=0), abs=1e-5)
+    assert [row['of'] for row in table['specialisation']] == [
+        'superclass', 'class']
+    kinds = {(row['kind'], row['value']) for row in numbers['interventions']
+             if row['kind'] != 'replace'}
+    assert kinds == {*(('expert', e) for e in range(3)),
+                     *(('drop', e) for e in range(3)),
+                     *(('top_k', k) for k in (1, 2, 3))}
+    page = (tmp_path / 'report' / 'report.html').read_text()
+    assert 'object' not in page.split('Configuration</h2>')[0]
+    assert 'meadow, % (10 pictures)' in (
+        tmp_path / 'report' / 'report.txt').read_text()
+
+
+def test_accuracy_by_hand():
+    """Ranks of the right class of four pictures, in another order."""
+    metric = Accuracy(list('abcdef'), dict(
+        picture=np.array([2, 0, 1, 3]), label=np.array([1, 0, 0, 1]),
+        rank=np.array([5, 0, 1, 0])), 'class')
+    values = metric.values(np.array([[1, 1, 1, 1], [2, 0, 0, 2], [0, 4, 0, 0]]))
+    assert values.overall['accuracy'].tolist() == [0.5, 1, 0]
+    assert values.overall['top-5'].tolist() == [0.75, 1, 1]
+    assert values.by_class[0].tolist() == [0.5, 1, 0]
+    assert values.by_class[1, :2].tolist() == [0.5, 1]
+    assert np.isnan(values.by_class[1:, 2]).all()
