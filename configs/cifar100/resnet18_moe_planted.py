@@ -3,7 +3,7 @@
     python tools/dataset_converters/generate_planted.py data/planted
     python tools/train.py configs/cifar100/resnet18_moe_planted.py
 
-Four domains of five classes each, four experts in the second stage: after
+Four domains of five classes each, four experts as the last block: after
 training each domain should have experts of its own. A few minutes on a CPU.
 """
 _base_ = ['./resnet18_moe_cifar100.py']
@@ -11,14 +11,7 @@ _base_ = ['./resnet18_moe_cifar100.py']
 model = dict(
     backbone=dict(stem_channels=16, base_channels=16),
     head=dict(num_classes=20, in_channels=128, topk=(1, )),
-    data_preprocessor=dict(num_classes=20),
-    experts=[
-        dict(
-            at='backbone.layer2.1',
-            num_experts=4,
-            top_k=2,
-            soft_constraint=dict(type='KLLoss', weight=0.5))
-    ])
+    data_preprocessor=dict(num_classes=20))
 data_root = 'data/planted/'
 train_dataloader = dict(
     batch_size=64, num_workers=0, persistent_workers=False,
@@ -29,11 +22,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1, ))
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=15, val_interval=5)
+train_cfg = dict(max_epochs=10, val_interval=5)
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=1,
         convert_to_iter_based=True),
-    dict(type='MultiStepLR', by_epoch=True, milestones=[10, 13], gamma=0.1)
+    dict(type='MultiStepLR', by_epoch=True, milestones=[7, 9], gamma=0.1)
 ]
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

@@ -88,7 +88,7 @@ def compare(runs: Sequence[dict], out: Path) -> str:
     stable = list(_stabilities(reports))
     figure = comparison_figure(runs)
     figure.save(out.parent / 'figures')
-    rows = [row for run in runs for row in _rows(run)]
+    rows = [row for run in runs for row in rows_of(run)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     rows = [{key: row.get(key) for key in columns} for row in rows]
     write_text(
@@ -131,7 +131,7 @@ def _stabilities(reports: Sequence[dict]) -> Iterator[dict]:
                 }
 
 
-def _rows(run: dict) -> List[dict]:
+def rows_of(run: dict) -> List[dict]:
     """A row for each layer of a run; one if it has none."""
     metrics = {
         name: None if x['value'] is None else 100 * x['value']

@@ -5,10 +5,9 @@ from typing import List
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from mmdet_moe.files import DataError
 from mmdet_moe.layers.checks import check_choice, fail
 
-from . import cifar
+from . import cifar, folders
 
 
 class _WithSuperclasses(BaseDataset):
@@ -75,36 +74,18 @@ class SuperclassFolder(_WithSuperclasses):
         kwargs: As of MMPretrain's BaseDataset.
 
     Raises:
-        DataError: There is no picture in it, or a class is in two
-            superclasses.
+        DataError: See :func:`.folders.look`.
     """
-    EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp')
 
     def __init__(self, data_root: str, **kwargs) -> None:
         super().__init__(ann_file='', data_root=data_root, **kwargs)
 
     def load_data_list(self) -> List[dict]:
-        files = sorted(
-            path for path in Path(self.data_root).glob('*/*/*')
-            if path.suffix.lower() in self.EXTENSIONS)
-        if not files:
-            raise DataError(
-                f'there is no picture in {self.data_root}; expected are '
-                'SUPERCLASS/CLASS/FILE, with ' + ', '.join(self.EXTENSIONS))
-        above = {}
-        for path in files:
-            name = path.parent.name
-            superclass = path.parent.parent.name
-            if above.setdefault(name, superclass) != superclass:
-                raise DataError(
-                    f'{self.data_root} has the class {name} in two '
-                    f'superclasses, {above[name]} and {superclass}')
-        classes, superclasses = sorted(above), sorted(set(above.values()))
-        of = [superclasses.index(above[name]) for name in classes]
-        self._name_classes(classes, superclasses, of)
+        found = folders.look(Path(self.data_root))
+        self._name_classes(
+            found.classes, found.superclasses, found.superclass_of)
         return [
-            dict(img_path=str(path), img_id=i,
-                 gt_label=classes.index(path.parent.name),
-                 gt_superlabel=of[classes.index(path.parent.name)])
-            for i, path in enumerate(files)
+            dict(img_path=str(path), img_id=i, gt_label=label,
+                 gt_superlabel=found.superclass_of[label])
+            for i, (path, label) in enumerate(zip(found.files, found.labels))
         ]

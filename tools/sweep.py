@@ -1,0 +1,78 @@
+"""Train and report a grid of configs; go on where it stopped."""
+import argparse
+import sys
+from pathlib import Path
+
+from mmdet_moe.launch import clear_errors
+from mmdet_moe.sweep import (
+    runs_of,
+    sweep,
+    write_configs,
+    write_slurm,
+    write_table,
+)
+
+
+def named_values(text: str):
+    name, _, values = text.partition('=')
+    return name, values.split(',')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('grid', help='file with base and axes')
+    parser.add_argument('--work-dir', type=Path, help='folder for all runs')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument(
+        '--only', nargs='+', type=named_values, default=[],
+        metavar='AXIS=VALUE,VALUE', help='a part of the grid')
+    parser.add_argument('--run', help='only the run of this name')
+    parser.add_argument(
+        '--jobs', type=int, default=1, help='runs at a time')
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], help='of each run')
+    parser.add_argument(
+        '--report-options', nargs='+', type=named_values, default=[],
+        metavar='NAME=VALUE,VALUE',
+        help='options of expert_report.py, such as pictures=8')
+    parser.add_argument(
+        '--table', action='store_true', help='only collect the results')
+    parser.add_argument(
+        '--write-configs', type=Path, metavar='FOLDER',
+        help='only write the configs')
+    parser.add_argument(
+        '--slurm', type=Path, metavar='FILE',
+        help='only write a job array, for sbatch')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    work_dir = args.work_dir or Path('work_dirs', Path(args.grid).stem)
+    with clear_errors():
+        runs = [
+            run for run in runs_of(
+                args.grid, seeds=args.seeds, only=dict(args.only))
+            if args.run in (None, run.name)
+        ]
+        if args.write_configs:
+            write_configs(runs, args.write_configs)
+        elif args.slurm:
+            options = ['--cfg-options', *args.cfg_options
+                       ] if args.cfg_options else []
+            write_slurm(runs, args.slurm, [
+                sys.executable, *sys.argv[:2], '--work-dir', str(work_dir),
+                *options])
+        elif not args.table:
+            report = [part for name, values in args.report_options
+                      for part in (f'--{name}', *values)]
+            for line in sweep(
+                    runs, work_dir, Path(__file__).parent, jobs=args.jobs,
+                    options=args.cfg_options, report=report):
+                print(line, flush=True)
+        if not (args.write_configs or args.slurm or args.run):
+            print(write_table(runs, work_dir), end='')
+
+
+if __name__ == '__main__':
+    main()
