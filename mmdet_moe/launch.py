@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Iterator, Optional, Sequence
@@ -20,13 +21,16 @@ from mmengine.runner import Runner
 from mmengine.utils import is_installed
 from torch import nn
 
+from .config_parts import metrics_of, type_name
 from .conversion import UpcycleInit
-from .datasets.checks import check_coco_dataset, type_name
-from .datasets.classes import check_classes
 from .files import DataError, TrainingError
 from .layers.checks import ConfigError, fail
 from .resuming import choose_checkpoint, keep_safe
 from .trust import RUN_CODE, check_checkpoint, load_weights_only
+
+#: By the scope of a config the module that knows what can be wrong with it.
+CHECKS = dict(mmdet='mmdet_moe.detection.checks',
+              mmpretrain='mmdet_moe.classification.checks')
 
 
 class _RunCode(argparse.Action):
@@ -115,7 +119,7 @@ def load_config(path: str,
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(path).stem))
     for key in ('val_evaluator', 'test_evaluator'):
-        for metric in _metrics(cfg, key):
+        for metric in metrics_of(cfg, key):
             if (type_name(metric) == 'ExpertAssignmentMetric'
                     and metric.get('outfile') is None):
                 metric.outfile = str(
@@ -168,7 +172,7 @@ def _leave() -> None:
 
 
 def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
-    """The runner of a config, after a check of its data and channels.
+    """The runner of a config, after a check of its data and settings.
 
     A training that is to be resumed goes on from what
     :func:`choose_checkpoint` finds. Its model, if it is upcycled, does not
@@ -180,30 +184,14 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
             ``val``, ``test``.
 
     Raises:
-        DataError: See :func:`.check_coco_dataset` and
-            :func:`choose_checkpoint`.
-        ValueError: The neck's and the head's channels differ, or the classes
-            of data and heads, or whatever the model's parts find wrong in
-            their arguments.
+        DataError, ValueError: See the ``check_config`` of ``CHECKS``, and
+            :func:`choose_checkpoint`; or whatever the model's parts find wrong
+            in their arguments.
     """
-    _check_channels(cfg.model)
-    check_classes(cfg, loaders)
     _start_processes(cfg)
-    # A large annotation file is read by one process of several.
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-        for name in loaders:
-            loader = cfg.get(f'{name}_dataloader')
-            if loader is None:  # training without validation
-                continue
-            check_coco_dataset(f'{name}_dataloader.dataset', loader.dataset)
-            for i, metric in enumerate(_metrics(cfg, f'{name}_evaluator')):
-                ann_file = metric.get('ann_file')
-                if ann_file and '://' not in ann_file and not os.path.exists(
-                        ann_file):
-                    raise DataError(
-                        f'{name}_evaluator[{i}].ann_file: {ann_file} does not '
-                        'exist; it should be the annotation file of '
-                        f'{name}_dataloader')
+    checks = CHECKS.get(cfg.get('default_scope', 'mmdet'))
+    if checks is not None:
+        import_module(checks).check_config(cfg, loaders)
     if 'train' in loaders:
         keep_safe(cfg)
     resuming = 'train' in loaders and cfg.get('resume')
@@ -245,19 +233,3 @@ def clear_errors() -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             sys.exit(f'error: {error}')
         raise
-
-
-def _metrics(cfg: Config, key: str) -> list:
-    evaluator = cfg.get(key) or []
-    return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
-
-
-def _check_channels(model: dict) -> None:
-    neck, head = model.get('neck') or {}, model.get('bbox_head') or {}
-    if not (isinstance(neck, dict) and isinstance(head, dict)):
-        return
-    given, taken = neck.get('out_channels'), head.get('in_channels')
-    if given is not None and taken is not None and given != taken:
-        raise ConfigError(
-            f'model.bbox_head.in_channels={taken}: allowed is {given}, the '
-            'value of model.neck.out_channels')

@@ -22,52 +22,69 @@ Install it with
     pip install onedl-mmpretrain==1.3.6
 (or OpenMMLab's own mmpretrain 1.x)."""
 
-# Modules of this package that import MMDetection, or are of no use without.
-_NEED_OPENMMLAB = ('analysis', 'conversion', 'datasets.checks', 'detection',
-                   'evaluation', 'hooks', 'launch', 'models', 'visualization')
+#: Modules of this package that need what all OpenMMLab's packages stand on.
+_NEED_ENGINE = ('analysis', 'conversion', 'detection', 'evaluation', 'hooks',
+                'launch', 'models', 'optim', 'resuming', 'sweep',
+                'visualization', 'whole_files')
+#: Modules that import MMDetection, or are of no use without.
+_NEED_MMDET = ('analysis.complexity', 'analysis.subjects.objects',
+               'conversion.compare', 'conversion.dense_twin',
+               'conversion.moeify', 'conversion.pictures', 'conversion.prune',
+               'conversion.upcycle', 'datasets.checks', 'datasets.classes',
+               'datasets.domains', 'detection', 'evaluation', 'visualization')
 
 
-def missing_openmmlab() -> Optional[str]:
-    """How to install what is missing; None if everything is there.
+def is_there(name: str) -> bool:
+    """Whether a module can be imported; it is not."""
+    try:
+        return find_spec(name) is not None
+    except ImportError:  # the parent package does not import
+        return False
 
-    Looks the packages up without importing them. ``mmcv._ext`` holds the
-    compiled operators, which mmcv-lite lacks.
+
+def missing_engine() -> Optional[str]:
+    """How to install what models of any kind need; None if it is there."""
+    return _missing('mmengine', 'mmcv')
+
+
+def missing_mmdet() -> Optional[str]:
+    """How to install what detectors need; None if it is there.
+
+    ``mmcv._ext`` holds the compiled operators, which mmcv-lite lacks.
     """
-    for name in ('mmengine', 'mmcv', 'mmcv._ext', 'mmdet'):
-        try:
-            found = find_spec(name) is not None
-        except ImportError:  # the parent package does not import
-            found = False
-        if not found:
-            return _INSTALL.format(what=name)
-    return None
+    return _missing('mmengine', 'mmcv', 'mmcv._ext', 'mmdet')
 
 
 def need_mmpretrain() -> None:
     """Raise an ImportError that says how to install MMPretrain if it is not
     there."""
-    try:
-        found = find_spec('mmpretrain') is not None
-    except ImportError:
-        found = False
-    if not found:
+    if not is_there('mmpretrain'):
         raise ImportError(_MMPRETRAIN, name='mmpretrain')
+
+
+def _missing(*names: str) -> Optional[str]:
+    for name in names:
+        if not is_there(name):
+            return _INSTALL.format(what=name)
+    return None
 
 
 class Refusal(MetaPathFinder):
     """Import finder for an environment without MMDetection.
 
-    It finds nothing. Where a module of the package that needs MMDetection is
-    to be imported, it raises ``ImportError`` with a message that helps,
+    It finds nothing. Where a module of the package that needs what is missing
+    is to be imported, it raises ``ImportError`` with a message that helps,
     instead of that of the first import which fails inside the module.
 
     Args:
         package: Name of the package.
         message: Of the error.
+        engine: Whether that is what all OpenMMLab's packages stand on.
     """
 
-    def __init__(self, package: str, message: str) -> None:
-        self._refused = {f'{package}.{name}' for name in _NEED_OPENMMLAB}
+    def __init__(self, package: str, message: str, engine: bool) -> None:
+        names = (*_NEED_ENGINE, *_NEED_MMDET) if engine else _NEED_MMDET
+        self._refused = {f'{package}.{name}' for name in names}
         self._message = message
 
     def find_spec(self, fullname: str, path=None, target=None) -> None:

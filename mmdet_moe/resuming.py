@@ -7,7 +7,7 @@ from typing import List, Optional
 
 from mmengine.config import Config
 
-from .datasets.checks import type_name
+from .config_parts import type_name
 from .files import DataError
 from .trust import check_checkpoint
 

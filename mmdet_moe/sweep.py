@@ -25,8 +25,8 @@ from terminaltables import AsciiTable
 
 from .analysis.comparison import read_run, rows_of
 from .files import DataError, TrainingError, replacing, write_text
-from .layers.checks import fail
 from .launch import read_config
+from .layers.checks import fail
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def carry_out(run: Run, work_dir: Path, tools: Path,
     folder = run.folder(work_dir)
     config = write_text(folder / f'{run.name}.py', run.config.pretty_text)
     options = ['--cfg-options', f'randomness.seed={run.seed}', *options]
-    _call(tools / 'train.py', [str(config), '--work-dir', str(folder), '--resume',
-          *options], folder)
+    _call(tools / 'train.py', [
+        str(config), '--work-dir', str(folder), '--resume', *options], folder)
     checkpoint = (folder / 'last_checkpoint').read_text().strip()
     if run.has_report:
         _call(tools / 'analysis_tools' / 'expert_report.py', [

@@ -1,6 +1,8 @@
-"""Without MMDetection: the layers work, and the rest says what to install."""
+"""Without MMDetection, or all of OpenMMLab: what can be used without works,
+and the rest says what to install."""
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,16 +11,18 @@ import sys
 
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('mmengine', 'mmcv', 'mmdet'):
-            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+        if name.partition('.')[0] in {names}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 
 sys.meta_path.insert(0, Hidden())
 """
+CONFIG = Path(__file__).parents[1] / 'configs/cifar100/resnet18_moe_planted.py'
 
 
-def run(code: str) -> str:
+def run(code: str, hidden=('mmengine', 'mmcv', 'mmdet')) -> str:
     """What Python prints, and the last line of an error."""
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', HIDE + code],
+    hide = HIDE.format(names=hidden)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', hide + code],
                           capture_output=True, text=True)
     return done.stdout + done.stderr
 
@@ -57,3 +61,41 @@ def test_the_rest_says_what_to_install():
 def test_other_names_are_not_there(code):
     error = run(code).splitlines()[-1]
     assert 'no_such' in error and 'MMDetection' not in error
+
+
+def test_classifiers_without_mmdetection(tmp_path):
+    pytest.importorskip('mmpretrain')
+    out = run(f"""
+from mmdet_moe.classification.cifar import write
+from mmdet_moe.classification.planted import planted
+from mmdet_moe.launch import build_runner, load_config
+from mmdet_moe.analysis.report import write_report
+from mmdet_moe.sweep import runs_of
+write({str(tmp_path)!r}, dict(train=planted(64, 0), test=planted(32, 1)))
+cfg = load_config({str(CONFIG)!r}, work_dir={str(tmp_path / 'run')!r})
+cfg.train_cfg.max_epochs = 1
+for part in ('train', 'val', 'test'):
+    cfg[f'{{part}}_dataloader'].dataset.data_root = {str(tmp_path)!r}
+build_runner(cfg, ('train', 'val')).train()
+cfg.load_from = {str(tmp_path / 'run' / 'epoch_1.pth')!r}
+print(write_report(build_runner(cfg, ('test', )), interventions=()))
+try:
+    import mmdet_moe.detection
+except ImportError as error:
+    print(str(error).splitlines()[0])
+""", hidden=('mmdet', ''))
+    assert f"\n{tmp_path / 'run' / 'report.html'}\nmmdet_moe needs " \
+        'MMDetection: mmdet cannot be imported' in out, out[-2000:]
+
+
+def test_detectors_without_mmpretrain():
+    out = run("""
+import mmdet_moe
+import mmdet_moe.detection, mmdet_moe.analysis.report
+try:
+    import mmdet_moe.classification
+except ImportError as error:
+    print(error)
+""", hidden=('mmpretrain', ''))
+    assert 'mmpretrain cannot be imported' in out
+    assert 'pip install onedl-mmpretrain' in out

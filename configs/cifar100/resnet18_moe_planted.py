@@ -29,4 +29,3 @@ param_scheduler = [
         convert_to_iter_based=True),
     dict(type='MultiStepLR', by_epoch=True, milestones=[7, 9], gamma=0.1)
 ]
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

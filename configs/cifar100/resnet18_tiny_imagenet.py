@@ -25,4 +25,3 @@ param_scheduler = [
         type='OneCycleLR', eta_max=2e-3, total_steps=6, by_epoch=True,
         pct_start=0.2, convert_to_iter_based=True)
 ]
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

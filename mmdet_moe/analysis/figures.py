@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmdet_moe.colours import EXPERT_COLOURS
 from mmdet_moe.files import replacing
 from mmdet_moe.sizes import SIZES
-from mmdet_moe.visualization import EXPERT_COLOURS
 
 from .embedding import Embedding
 from .training_log import TrainingLog

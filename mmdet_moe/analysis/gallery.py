@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, Literal, Tuple
 import cv2
 import numpy as np
 
-from mmdet_moe.visualization import EXPERT_COLOURS
+from mmdet_moe.colours import EXPERT_COLOURS
 
 from .records import Records, Things
 

@@ -12,12 +12,12 @@ from mmengine.dist import barrier, get_rank, is_main_process
 from mmengine.runner import Runner
 from terminaltables import AsciiTable
 
+from mmdet_moe.colours import EXPERT_COLOURS
 from mmdet_moe.files import write_text
 from mmdet_moe.hooks.wrappers import unwrapped
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
 from mmdet_moe.version import __version__
-from mmdet_moe.visualization import EXPERT_COLOURS
 
 from .collect import Collector, collect, evenly_spaced
 from .embedding import embed

@@ -8,7 +8,7 @@ from typing import List, Optional
 
 import numpy as np
 
-from mmdet_moe.evaluation.assignment_table import assignment_table, usage
+from mmdet_moe.assignment_table import assignment_table, usage
 from mmdet_moe.layers import split_usage
 from mmdet_moe.layers.checks import check_int, fail
 

@@ -6,7 +6,7 @@ texts, lists and NumPy arrays are all that can come out of one.
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Sequence
+from typing import Any, Dict, List, Literal, Sequence, Tuple
 
 import numpy as np
 
@@ -56,14 +56,8 @@ def read(root: Path, part: Part) -> Pictures:
         DataError: A file is missing, cut off, holds anything but numbers,
             texts and arrays, or its labels and pictures do not fit.
     """
-    root = Path(root)
-    folder = root / FOLDER if (root / FOLDER).is_dir() else root
-    names = _load(folder / 'meta', dict(
-        fine_label_names=list, coarse_label_names=list))
-    classes, superclasses = (
-        [_text(name) for name in names[f'{kind}_label_names']]
-        for kind in ('fine', 'coarse'))
-    path = folder / part
+    classes, superclasses = read_names(root)
+    path = _folder(root) / part
     content = _load(path, dict(
         data=np.ndarray, fine_labels=list, coarse_labels=list))
     data = content['data']
@@ -78,6 +72,22 @@ def read(root: Path, part: Part) -> Pictures:
                         ('coarse_labels', superclasses)))
     images = data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return Pictures(images, labels, superlabels, classes, superclasses)
+
+
+def read_names(root: Path) -> Tuple[List[str], List[str]]:
+    """The names of the classes and superclasses.
+
+    Args:
+        root: As of :func:`read`.
+
+    Raises:
+        DataError: The file with them is missing or damaged.
+    """
+    names = _load(_folder(root) / 'meta', dict(
+        fine_label_names=list, coarse_label_names=list))
+    fine, coarse = ([_text(name) for name in names[f'{kind}_label_names']]
+                    for kind in ('fine', 'coarse'))
+    return fine, coarse
 
 
 def write(root: Path, parts: Dict[Part, Pictures]) -> Path:
@@ -105,6 +115,11 @@ def write(root: Path, parts: Dict[Part, Pictures]) -> Path:
         with replacing(folder / name, 'wb') as file:
             pickle.dump(content, file, protocol=2)
     return Path(root)
+
+
+def _folder(root: Path) -> Path:
+    root = Path(root)
+    return root / FOLDER if (root / FOLDER).is_dir() else root
 
 
 class _Unpickler(pickle.Unpickler):

@@ -48,6 +48,11 @@ class SuperclassCIFAR100(_WithSuperclasses):
         self.split = check_choice('split', split, ('train', 'test'))
         super().__init__(ann_file='', data_root=data_root, **kwargs)
 
+    @staticmethod
+    def classes_in(data_root: str) -> List[str]:
+        """The classes that the files have."""
+        return cifar.read_names(Path(data_root))[0]
+
     def load_data_list(self) -> List[dict]:
         pictures = cifar.read(Path(self.data_root), self.split)
         of = dict(zip(pictures.labels.tolist(),
@@ -79,6 +84,11 @@ class SuperclassFolder(_WithSuperclasses):
 
     def __init__(self, data_root: str, **kwargs) -> None:
         super().__init__(ann_file='', data_root=data_root, **kwargs)
+
+    @staticmethod
+    def classes_in(data_root: str) -> List[str]:
+        """The classes that the folder has."""
+        return folders.look(Path(data_root)).classes
 
     def load_data_list(self) -> List[dict]:
         found = folders.look(Path(self.data_root))

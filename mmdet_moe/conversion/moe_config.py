@@ -5,7 +5,7 @@ from typing import Any, List, Optional, Sequence
 
 from mmengine.config import Config
 
-from mmdet_moe.datasets.checks import type_name
+from mmdet_moe.config_parts import type_name
 
 
 def experts_of(at: Sequence[str], num_experts: int, top_k: int,

@@ -5,32 +5,13 @@ import os
 from collections import Counter
 from numbers import Real
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
+from mmdet_moe.config_parts import inner_datasets, type_name
 from mmdet_moe.files import DataError
-
-
-def type_name(cfg: dict) -> str:
-    """The name of the class that a config is of, whether it names the class,
-    with a scope like ``mmdet.`` or without, or holds it."""
-    kind = cfg.get('type')
-    return kind.__name__ if isinstance(kind, type) else (
-        str(kind).rsplit('.', 1)[-1])
-
-
-def inner_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
-    """The configs of the data sets inside of wrappers, which are joined if
-    there are several, each with its key."""
-    if 'dataset' in dataset:
-        yield from inner_datasets(f'{key}.dataset', dataset['dataset'])
-    elif 'datasets' in dataset:
-        for i, part in enumerate(dataset['datasets']):
-            yield from inner_datasets(f'{key}.datasets.{i}', part)
-    else:
-        yield key, dataset
 
 
 def dataset_class(cfg: dict) -> Optional[type]:

@@ -5,9 +5,10 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
+from mmdet_moe.config_parts import inner_datasets, type_name
 from mmdet_moe.layers.checks import ConfigError, fail
 
-from .checks import dataset_class, inner_datasets, type_name
+from .checks import dataset_class
 
 #: Heads that have an output for each class, by their keys in a config. What
 #: proposes regions has one class of its own.

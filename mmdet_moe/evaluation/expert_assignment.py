@@ -12,12 +12,12 @@ from mmengine.logging import print_log
 from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 
+from mmdet_moe.assignment_table import assignment_table, usage
 from mmdet_moe.files import write_text
 from mmdet_moe.layers import rows_at, usage_sums
 from mmdet_moe.names import metric_key
 from mmdet_moe.sizes import SIZES, size_of
 
-from .assignment_table import assignment_table, usage
 from .objects import Boxes, detections_of, objects_of
 
 

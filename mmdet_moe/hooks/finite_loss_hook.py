@@ -2,7 +2,6 @@ import logging
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
-from mmdet.structures.bbox import get_box_tensor
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -214,7 +213,7 @@ def _flat_object(batch) -> str:
         objects = sample.get('gt_instances')
         if objects is None or 'bboxes' not in objects:
             continue
-        boxes = get_box_tensor(objects.bboxes)
+        boxes = getattr(objects.bboxes, 'tensor', objects.bboxes)
         if not (boxes[:, 2:] > boxes[:, :2]).all():
             return (f'{sample.img_path} has an object without width or '
                     'height, once it is cut to the picture; is the picture '

@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler, DataLoader
 
-from mmdet_moe.datasets.draws import Entropy, seed_all, seed_draws
+from .draws import Entropy, seed_all, seed_draws
 
 
 @HOOKS.register_module()

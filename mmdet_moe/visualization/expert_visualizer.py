@@ -5,10 +5,9 @@ from mmdet.registry import VISUALIZERS
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
 
+from mmdet_moe.colours import EXPERT_COLOURS
 from mmdet_moe.layers.checks import fail
 from mmdet_moe.names import weighed_layer, weights_field
-
-from .colours import EXPERT_COLOURS
 
 
 @VISUALIZERS.register_module()

@@ -24,8 +24,8 @@ from mmdet_moe.analysis.joining import make_records
 from mmdet_moe.analysis.metric import of_pictures
 from mmdet_moe.analysis.parts import Parts, join
 from mmdet_moe.analysis.subjects.objects import AnnotatedObjects
+from mmdet_moe.assignment_table import assignment_table
 from mmdet_moe.evaluation import ExpertAssignmentMetric
-from mmdet_moe.evaluation.assignment_table import assignment_table
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import (
     MoELayer,

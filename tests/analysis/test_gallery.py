@@ -9,8 +9,8 @@ import torch
 from planted import decision, records
 
 from mmdet_moe.analysis.gallery import extremes, gallery
+from mmdet_moe.colours import EXPERT_COLOURS
 from mmdet_moe.layers.scopes import PositionScope
-from mmdet_moe.visualization import EXPERT_COLOURS
 
 
 def image(_, path):

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from mmdet_moe.datasets import DomainCocoDataset
+from mmdet_moe.datasets.domains import DomainCocoDataset
 from mmdet_moe.evaluation import DomainCocoMetric
 from mmdet_moe.files import DataError
 

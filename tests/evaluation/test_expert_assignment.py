@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmdet_moe.assignment_table import assignment_table, usage
 from mmdet_moe.evaluation import ExpertAssignmentMetric
-from mmdet_moe.evaluation.assignment_table import assignment_table, usage
 from mmdet_moe.layers import Decision, Routing, usage_sums
 from mmdet_moe.layers.scopes import LevelScope
 from mmdet_moe.sizes import size_of

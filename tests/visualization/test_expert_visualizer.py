@@ -4,7 +4,8 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmdet_moe.visualization import EXPERT_COLOURS, ExpertVisualizer
+from mmdet_moe.colours import EXPERT_COLOURS
+from mmdet_moe.visualization import ExpertVisualizer
 
 
 def sample(**weights):

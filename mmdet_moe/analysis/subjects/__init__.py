@@ -3,13 +3,13 @@
 A kind of model is a file of its own here; the tables, figures and pages know
 :class:`.Subject` only.
 """
-from importlib.util import find_spec
 from typing import Callable, Dict, List, Optional, Tuple, Type
 
 from mmengine.runner import Runner
 
 from mmdet_moe.analysis.metric import Words
 from mmdet_moe.layers.checks import ConfigError
+from mmdet_moe.requirements import is_there
 
 from . import accuracy, average_precision
 from .pictures import LabelledPictures
@@ -18,7 +18,7 @@ from .subject import GroupOf, Located, Subject
 __all__ = ['TESTS', 'GroupOf', 'Located', 'Subject', 'subject_of']
 
 SUBJECTS: List[Type[Subject]] = [LabelledPictures]
-if find_spec('mmdet') is not None:
+if is_there('mmdet'):
     from .objects import AnnotatedObjects
     SUBJECTS.append(AnnotatedObjects)
 

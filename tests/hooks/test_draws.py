@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmdet_moe.datasets.draws import seed_draws, seeded
+from mmdet_moe.hooks.draws import seed_draws, seeded
 
 
 class Noise(Dataset):

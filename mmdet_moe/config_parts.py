@@ -1,0 +1,28 @@
+"""Parts of configs, whoever builds them."""
+from typing import Iterator, Tuple
+
+
+def type_name(cfg: dict) -> str:
+    """The name of the class that a config is of, whether it names the class,
+    with a scope like ``mmdet.`` or without, or holds it."""
+    kind = cfg.get('type')
+    return kind.__name__ if isinstance(kind, type) else (
+        str(kind).rsplit('.', 1)[-1])
+
+
+def inner_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
+    """The configs of the data sets inside of wrappers, which are joined if
+    there are several, each with its key."""
+    if 'dataset' in dataset:
+        yield from inner_datasets(f'{key}.dataset', dataset['dataset'])
+    elif 'datasets' in dataset:
+        for i, part in enumerate(dataset['datasets']):
+            yield from inner_datasets(f'{key}.datasets.{i}', part)
+    else:
+        yield key, dataset
+
+
+def metrics_of(cfg: dict, key: str) -> list:
+    """The metrics of an evaluator of a config, one or several."""
+    evaluator = cfg.get(key) or []
+    return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
