@@ -4,7 +4,7 @@ Every number that is a mean over pictures has a 95 % interval ``low``, ``high``
 by bootstrap over the pictures.
 """
 from dataclasses import asdict, dataclass
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from .records import Records, Things
 from .resampling import bootstrap_counts, interval
 from .stability import profile
 from .verdict import verdict
+
+#: Groups that are named for each expert.
+TOP = 5
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,15 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         ``coactivation``, E x E;
         ``profile``, what each expert is used for by class, size and level
         together; ``labelled`` and ``correct``, what is annotated and what is
-        predicted rightly, by each of the groupings; ``specialisation``, what
+        predicted rightly, by each of the groupings; ``top``, by grouping with
+        many groups, for each expert those that it weighs most, with its mean
+        weight; ``specialisation``, what
         the expert tells of what is annotated, and
         ``specialisation_over_boxes``, the same of the mean weights over boxes,
         if there is more than one decision about a map.
     """
     layer = records.layers[name]
+    labelled = _by_group(records, name, records.labelled, counts)
     return dict(
         experts=layer.experts,
         top_k=layer.top_k,
@@ -136,8 +142,9 @@ def layer_tables(records: Records, name: str, *, correct: Things,
         input_dependence=_input_dependence(layer, counts),
         coactivation=_coactivation(layer),
         profile=_profile(records, name),
-        labelled=_by_group(records, name, records.labelled, counts),
+        labelled=labelled,
         correct=_by_group(records, name, correct, counts),
+        top=_top(labelled, layer.experts),
         specialisation=_specialisation(
             records, name, _all_weights(records, name),
             options, records.features.get(name)),
@@ -171,6 +178,23 @@ def _by_group(records: Records, name: str, things: Things,
             row['interval'] = range_ if row['count'] else None
         tables[by] = table
     return tables
+
+
+def _top(tables: dict, experts: int) -> Dict[str, List[List[list]]]:
+    """By grouping with more than ``TOP`` groups, for each expert the ``TOP``
+    that it has the highest mean weight for: their names and these weights."""
+    found = {}
+    for by, table in tables.items():
+        if by == 'unassigned' or len(table) <= TOP:
+            continue
+        known = {name: row['weight'] for name, row in table.items()
+                 if row['count']}
+        found[by] = [
+            [[name, known[name][e]] for name in sorted(
+                known, key=lambda name: -known[name][e])[:TOP]]
+            for e in range(experts)
+        ]
+    return found
 
 
 def _profile(records: Records, name: str) -> dict:

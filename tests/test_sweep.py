@@ -1,0 +1,111 @@
+"""A grid: which runs there are, and what becomes of them."""
+import csv
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mmdet_moe.files import DataError, TrainingError
+from mmdet_moe.layers.checks import ConfigError
+from mmdet_moe.sweep import runs_of, sweep, write_slurm, write_table
+
+GRID = """
+base = './base.py'
+others = dict(dense='./dense.py')
+axes = dict(
+    constraint=dict(none={'model.moe.soft': None}, kl={'model.moe.soft': 'KL'}),
+    experts={f'e{e}': {'model.moe.experts': e} for e in (4, 10)})
+"""
+#: In the place of the tools: write what they would.
+TRAIN = """
+import sys
+from pathlib import Path
+arguments = ' '.join(sys.argv[1:])
+if 'kl_e10' in arguments and 'seed=1' in arguments:
+    sys.exit('error: the loss is not finite')
+folder = Path(sys.argv[sys.argv.index('--work-dir') + 1])
+(folder / 'last_checkpoint').write_text('epoch_1.pth')
+"""
+REPORT = """
+import json, sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index('--work-dir') + 1])
+folder.mkdir()
+seed = int(' '.join(sys.argv).split('seed=')[1][0])
+told = dict(of='class', given_level=False, bits=1.0, nmi=0.25,
+            leading_nmi=0.5, p_value=0.01)
+(folder / 'report.json').write_text(json.dumps(dict(
+    format='mmdet_moe report', name='x', interventions=[],
+    words=dict(metric='accuracy', by='class'),
+    metrics=dict(accuracy=dict(value=0.5 + 0.1 * seed)),
+    layers=dict(layer=dict(
+        living_experts=4, experts=4, importance_cv=0.1, share_cv=0.1,
+        input_dependence=dict(all=dict(bits=1.0)), specialisation=[told])))))
+"""
+TEST = """
+import json, sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index('--work-dir') + 1], '20260101_000000')
+folder.mkdir(parents=True)
+(folder / 'test.json').write_text(json.dumps({'accuracy/top1': 40.0}))
+"""
+
+
+@pytest.fixture
+def grid(tmp_path):
+    (tmp_path / 'grid.py').write_text(GRID)
+    (tmp_path / 'base.py').write_text('model = dict(moe=dict(experts=2))')
+    (tmp_path / 'dense.py').write_text('model = dict()')
+    for name, code in (('train', TRAIN), ('test', TEST),
+                       ('analysis_tools/expert_report', REPORT)):
+        path = tmp_path / 'tools' / f'{name}.py'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code)
+    return str(tmp_path / 'grid.py')
+
+
+def test_the_runs(grid):
+    runs = runs_of(grid, seeds=(0, 1))
+    assert [run.name for run in runs] == 2 * [
+        'none_e4', 'none_e10', 'kl_e4', 'kl_e10', 'dense']
+    assert runs[8].config.model.moe == dict(soft='KL', experts=10)
+    assert runs[8].cell == dict(constraint='kl', experts='e10')
+    assert [run.name for run in runs_of(grid, only=dict(experts=['e4']))] == [
+        'none_e4', 'kl_e4']
+    with pytest.raises(ConfigError, match="experts='e5': allowed is e4 or"):
+        runs_of(grid, only=dict(experts=['e5']))
+    with pytest.raises(DataError, match="no grid; it needs 'base' and"):
+        runs_of(str(Path(grid).parent / 'base.py'))
+
+
+def test_a_sweep_goes_on_where_it_stopped(grid, tmp_path):
+    tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
+    runs = runs_of(grid, seeds=(0, 1))
+    said = []
+    with pytest.raises(TrainingError, match='1 of 10 runs have failed'):
+        for line in sweep(runs, work_dir, tools, jobs=2):
+            said.append(line)
+    assert len(said) == 10 and sum('done' in line for line in said) == 9
+    assert [line for line in said if 'not finite' in line] == [
+        f'kl_e10, seed 1: train.py failed, see {work_dir}/kl_e10/seed_1/'
+        'sweep.log: error: the loss is not finite']
+    (tools / 'train.py').write_text(TRAIN.replace('seed=1', 'seed=9'))
+    assert list(sweep(runs, work_dir, tools)) == ['kl_e10, seed 1: done']
+    text = write_table(runs, work_dir)
+    rows = list(csv.DictReader((work_dir / 'table.csv').open()))
+    assert len(rows) == 10
+    assert [row['NMI'] for row in rows if row['constraint']] == 8 * ['0.25']
+    assert '55 ± 7.1' in text and '| dense    | -' in text
+
+
+def test_a_job_array(grid, tmp_path):
+    """Each job is the command, whatever is in the names."""
+    script = tmp_path / 'jobs.sh'
+    write_slurm(runs_of(grid, seeds=(3, )), script,
+                ['printf', '%s\n', "a 'quoted' $HOME name"])
+    out = subprocess.run(
+        ['bash', str(script)], capture_output=True, text=True,
+        env=dict(SLURM_ARRAY_TASK_ID='2', HOME='/')).stdout
+    assert out.splitlines() == [
+        "a 'quoted' $HOME name", '--run', 'kl_e4', '--seeds', '3']
+    assert '--array=0-4' in script.read_text()
