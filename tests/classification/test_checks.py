@@ -49,7 +49,7 @@ def test_what_fits(data):
     ({'model.data_preprocessor.num_classes': 10},
      'preprocessor.num_classes=10'),
     ({'val_dataloader.dataset': dict(type='CIFAR10', data_root='/')},
-     'val_dataloader.dataset: classes='airplane.*allowed is those of train_')])
+     "val_dataloader.dataset: classes='airplane.*allowed is those of train_")])
 def test_other_classes(data, options, message):
     with pytest.raises(ValueError, match=message):
         check_config(config(data, **options), ('train', 'val'))
