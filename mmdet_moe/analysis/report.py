@@ -1,6 +1,7 @@
 """The report: from a config and a checkpoint to tables, figures and a page."""
 import json
 import os
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from textwrap import fill
@@ -91,6 +92,8 @@ def write_report(runner: Runner,
     log = read_log(
         find_logs(runner.cfg.load_from) if logs is None else logs)
     subject = subject_of(runner)
+    if options.score_thr is None:
+        options = replace(options, score_thr=subject.score_thr)
     folder = Path(runner.work_dir)
     runner.call_hook('before_run')  # a hook may hold the weights to use
     runner.load_or_resume()

@@ -36,7 +36,8 @@ class Options:
     """How the numbers are made.
 
     Attributes:
-        score_thr: Detections below this score are not in the tables.
+        score_thr: Predictions below this score are not in the tables. That of
+            the subject if None: 0.3 for detections, 0 for whole pictures.
         resamples: Of the bootstrap.
         permutations: Of the tests.
         seed: Of both.
@@ -44,7 +45,7 @@ class Options:
     Raises:
         ValueError: A value is not allowed.
     """
-    score_thr: float = 0.3
+    score_thr: Optional[float] = None
     resamples: int = 500
     permutations: int = 999
     seed: int = 0
@@ -53,12 +54,16 @@ class Options:
         check_int('resamples', self.resamples, 1)
         check_int('permutations', self.permutations, 1)
         check_int('seed', self.seed, 0)
-        if not 0 <= self.score_thr <= 1:
+        if self.score_thr is not None and not 0 <= self.score_thr <= 1:
             fail('score_thr', self.score_thr, 'between 0 and 1')
 
 
 def make_tables(records: Records, options: Options) -> dict:
     """All numbers of the report.
+
+    Args:
+        records: Of a run.
+        options: With a ``score_thr``.
 
     Returns:
         ``num_images``, ``num_labelled``, ``num_correct``; ``options``;

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import BROWSER, opened
 from mmengine.config import Config
 
 from mmdet_moe.launch import build_runner
@@ -76,8 +77,28 @@ def test_a_report(tmp_path, experts):
                      *(('top_k', k) for k in (1, 2, 3))}
     page = (tmp_path / 'report' / 'report.html').read_text()
     assert 'object' not in page.split('Configuration</h2>')[0]
+    if BROWSER is not None:
+        check_filters(page, tmp_path)
     assert 'meadow, % (10 pictures)' in (
         tmp_path / 'report' / 'report.txt').read_text()
+
+
+def check_filters(page, folder):
+    """As if somebody chose two values: of 40 pictures four are shown, one of
+    each superclass."""
+    filtered = folder / 'filtered.html'
+    filtered.write_text(page.replace('</body>', """<script>
+const form = document.getElementById('filters');
+form.elements.kind.value = 'labelled';
+form.elements.superclass.value = 'brick';
+form.dispatchEvent(new Event('change'));
+</script></body>"""))
+    for path, said in (
+        (folder / 'report' / 'report.html', '4 shown, in 4 of 4'),
+        (filtered, '1 shown, in 1 of 4')):
+        document, console = opened(path, folder / 'browser')
+        assert f'{said} pictures' in document
+        assert console == []
 
 
 def test_accuracy_by_hand():

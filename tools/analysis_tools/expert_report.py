@@ -38,8 +38,8 @@ def parse_args():
     parser.add_argument(
         '--score-thr',
         type=float,
-        default=Options.score_thr,
-        help='detections below this score are not in the tables')
+        help='predictions below this score are not in the tables; by default '
+        '0.3 for detections, and none where whole pictures are classified')
     parser.add_argument(
         '--resamples',
         type=int,

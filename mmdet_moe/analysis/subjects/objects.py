@@ -56,6 +56,7 @@ class AnnotatedObjects(Subject):
     finds of them."""
     words = AveragePrecision.words
     needs = 'a CocoDataset'
+    score_thr = 0.3
 
     def __init__(self, dataset: CocoDataset) -> None:
         self.source = str(dataset.ann_file)

@@ -68,6 +68,7 @@ class Subject:
         source: What the test set is called.
         files: What the answers depend on.
         needs: The kind of data set, in words.
+        score_thr: Below this score, by default, predictions do not count.
 
     Args:
         dataset: Of the test pictures.
@@ -78,6 +79,7 @@ class Subject:
     source: str
     files: Sequence[str] = ()
     needs: str
+    score_thr: float = 0.0
 
     @classmethod
     def fits(cls, dataset) -> bool:
