@@ -28,6 +28,10 @@ PACKAGE = ROOT / 'mmdet_moe'
     # what is not about detection does not know MMDetection
     (r'^\s*(from|import) mmdet\b', 'models', ()),
     (r'^\s*(from|import) mmdet\b', 'classification', ()),
+    (r'^\s*(from|import) mmdet\b', 'hooks', ()),
+    # what is common to all reports knows neither objects nor pictures
+    (r'^\s*(from|import) (mmdet\b|mmpretrain|pycocotools|mmcv)|\bcoco\b',
+     'analysis', ('analysis/subjects/', 'analysis/complexity')),
     *((r'^\s*(from|import) mmdet_moe\.analysis', package, ())
       for package in ('conversion', 'hooks', 'evaluation', 'visualization')),
     # packages import each other by their full names, which are seen above
