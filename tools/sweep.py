@@ -18,6 +18,15 @@ def named_values(text: str):
     return name, values.split(',')
 
 
+def report_option(text: str):
+    name, values = named_values(text)
+    return f'--{name}', *values
+
+
+def given(name: str, values: list):
+    return [name, *values] if values else []
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('grid', help='file with base and axes')
@@ -32,7 +41,7 @@ def parse_args():
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], help='of each run')
     parser.add_argument(
-        '--report-options', nargs='+', type=named_values, default=[],
+        '--report-options', nargs='+', default=[],
         metavar='NAME=VALUE,VALUE',
         help='options of expert_report.py, such as pictures=8')
     parser.add_argument(
@@ -58,14 +67,13 @@ def main():
         if args.write_configs:
             write_configs(runs, args.write_configs)
         elif args.slurm:
-            options = ['--cfg-options', *args.cfg_options
-                       ] if args.cfg_options else []
             write_slurm(runs, args.slurm, [
-                sys.executable, *sys.argv[:2], '--work-dir', str(work_dir),
-                *options])
+                sys.executable, sys.argv[0], args.grid, '--work-dir',
+                str(work_dir), *given('--cfg-options', args.cfg_options),
+                *given('--report-options', args.report_options)])
         elif not args.table:
-            report = [part for name, values in args.report_options
-                      for part in (f'--{name}', *values)]
+            report = [part for option in args.report_options
+                      for part in report_option(option)]
             for line in sweep(
                     runs, work_dir, Path(__file__).parent, jobs=args.jobs,
                     options=args.cfg_options, report=report):
