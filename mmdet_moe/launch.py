@@ -2,14 +2,18 @@
 import argparse
 import atexit
 import gc
+import logging
 import os
 import re
 import sys
+import warnings
 from contextlib import contextmanager
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Iterator, Optional, Sequence
+from urllib.error import URLError
 
 import torch
 import torch.distributed as dist
@@ -17,13 +21,14 @@ from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils import is_installed
-from torch import nn
+from torch import Tensor, nn
 
 from .config_parts import metrics_of, type_name
 from .conversion import UpcycleInit
 from .files import DataError, TrainingError
+from .hooks.wrappers import unwrapped
 from .layers.checks import ConfigError, fail
 from .resuming import choose_checkpoint, keep_safe
 from .trust import RUN_CODE, check_checkpoint, load_weights_only
@@ -31,6 +36,12 @@ from .trust import RUN_CODE, check_checkpoint, load_weights_only
 #: By the scope of a config the module that knows what can be wrong with it.
 CHECKS = dict(mmdet='mmdet_moe.detection.checks',
               mmpretrain='mmdet_moe.classification.checks')
+
+
+#: What a config may have beside the arguments of MMEngine's Runner.
+OTHER_KEYS = ('auto_scale_lr', 'begin_with', 'compile', 'custom_imports',
+              'find_unused_parameters', 'model_wrapper_cfg', 'runner_type',
+              'strategy', 'tta_model', 'tta_pipeline')
 
 
 class _RunCode(argparse.Action):
@@ -113,6 +124,7 @@ def load_config(path: str,
     cfg.launcher = launcher
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if cfg_options is not None:
+        _check_options(cfg, cfg_options)
         cfg.merge_from_dict(cfg_options)
     if work_dir is not None:
         cfg.work_dir = work_dir
@@ -128,6 +140,19 @@ def load_config(path: str,
         check_checkpoint(checkpoint)
         cfg.load_from = checkpoint
     return cfg
+
+
+def _check_options(cfg: Config, options: dict) -> None:
+    """Say which settings have no effect, as far as it is known."""
+    known = {*signature(Runner.__init__).parameters, *OTHER_KEYS}
+    for key in options:
+        top = key.partition('.')[0]
+        if top in known:
+            continue
+        warnings.warn(
+            f'--cfg-options {key}: {top} is a variable of the config file, '
+            'and what it has made of it does not change'
+            if top in cfg else f'--cfg-options {key}: the config has no {top}')
 
 
 def use_mixed_precision(cfg: Config) -> None:
@@ -194,10 +219,16 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
         import_module(checks).check_config(cfg, loaders)
     if 'train' in loaders:
         keep_safe(cfg)
-    resuming = 'train' in loaders and cfg.get('resume')
-    how = choose_checkpoint(cfg) if resuming else None
+    how = None
+    if 'train' in loaders and cfg.get('resume'):
+        how = choose_checkpoint(cfg)
+    elif cfg.get('load_from') is not None and 'runner_type' not in cfg:
+        check_checkpoint(cfg.load_from)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
         Runner.from_cfg(cfg))
+    if loaders == ('test', ) and cfg.get('load_from') and isinstance(
+            runner.model, nn.Module):
+        _check_fit(runner.model, cfg.load_from)
     if how is not None:
         print_log(how, 'current')
     if how is not None and isinstance(runner.model, nn.Module):
@@ -205,6 +236,31 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
             print_log(f'not upcycled from {dense}, as the training is resumed',
                       'current')
     return runner
+
+
+def _check_fit(model: nn.Module, checkpoint: str) -> None:
+    """Refuse to test with weights that are those of another model, as most of
+    them would be drawn at random; warn if some are.
+
+    Raises:
+        DataError: See above.
+    """
+    if '://' in checkpoint:
+        return
+    state = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    shapes = {key.removeprefix('module.'): x.shape
+              for key, x in state.get('state_dict', state).items()
+              if isinstance(x, Tensor)}
+    own = unwrapped(model).state_dict()
+    bad = [key for key, x in own.items() if shapes.get(key) != x.shape]
+    if not bad:
+        return
+    text = (f'{len(bad)} of the {len(own)} weights of the model are not in '
+            f'{checkpoint}, or have another shape there: ' +
+            ', '.join(bad[:3]) + (', ...' if len(bad) > 3 else ''))
+    if len(bad) > len(own) / 2:
+        raise DataError(f'{text}. Is it the checkpoint of another config?')
+    print_log(text, 'current', logging.WARNING)
 
 
 @contextmanager
@@ -232,4 +288,9 @@ def clear_errors() -> Iterator[None]:
             sys.exit(f'error: {missing[-1]} does not exist')
         if isinstance(error, FileNotFoundError):
             sys.exit(f'error: {error}')
+        if isinstance(error, URLError):
+            sys.exit(f'error: weights cannot be fetched ({error.reason}). '
+                     'Name a file in the place of the address, as '
+                     'model.backbone.init_cfg.checkpoint or load_from, or do '
+                     'without, with model.backbone.init_cfg=None')
         raise

@@ -63,11 +63,16 @@ def check_checkpoint(path: str) -> None:
         raise DataError(f'the checkpoint {path} does not exist')
     if os.environ.get(RUN_CODE) == '1':
         return
+    with open(path, 'rb') as file:
+        is_zip = file.read(2) == b'PK'
+    if is_zip and not zipfile.is_zipfile(path):
+        raise DataError(f'the checkpoint {path} is not complete: the file '
+                        'ends too early')
     try:
         with torch.serialization.safe_globals(safe_globals()):
             torch.load(path, map_location='cpu', weights_only=True,
                        # Nothing of the tensors is read.
-                       mmap=zipfile.is_zipfile(path))
+                       mmap=is_zip)
     except Exception:
         raise DataError(
             f'{path} is not a checkpoint, or is not complete, or holds more '

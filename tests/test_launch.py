@@ -53,3 +53,40 @@ def test_an_interrupted_save_leaves_a_checkpoint():
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2
     for path in CONFIGS.rglob('*.py'):  # to load all of them takes a minute
         assert not re.search(r'max_keep_ckpts\W+1\b', path.read_text()), path
+
+
+def test_a_checkpoint_that_was_cut_off(load_config, tmp_path, shapes):
+    """Also one that a training is to begin with."""
+    path = tmp_path / 'whole.pth'
+    torch.save(dict(state_dict={'weight': torch.ones(1000)}), path)
+    path.write_bytes(path.read_bytes()[:2000])
+    cfg = load_config('retinanet_moe_fpn_shapes')
+    cfg.update(load_from=str(path), work_dir=str(tmp_path))
+    cfg.train_dataloader.dataset.data_root = f'{shapes}/'
+    with pytest.raises(DataError, match='is not complete: the file ends'):
+        launch.build_runner(cfg, ('train', ))
+
+
+def test_a_checkpoint_of_another_model(load_config, tmp_path, shapes):
+    path = tmp_path / 'other.pth'
+    cfg = load_config('retinanet_moe_fpn_shapes')
+    cfg.update(load_from=str(path), work_dir=str(tmp_path))
+    cfg.test_dataloader.dataset.data_root = f'{shapes}/'
+    for metric in cfg.test_evaluator:
+        metric.ann_file = f'{shapes}/annotations/instances_val.json'
+    torch.save(dict(state_dict={'weight': torch.ones(3)}), path)
+    with pytest.raises(DataError, match='weights of the model are not in .*'
+                       'Is it the checkpoint of another config'):
+        launch.build_runner(cfg, ('test', ))
+
+
+def test_options_without_effect():
+    config = str(CONFIGS / 'retinanet_moe_fpn_shapes.py')
+    with pytest.warns(UserWarning) as said:
+        launch.load_config(config, cfg_options={
+            'moe.top_k': 1, 'trian_cfg.max_epochs': 1,
+            'train_cfg.max_epochs': 1})
+    assert [str(w.message).split(': ', 1)[1] for w in said
+            if '--cfg-options' in str(w.message)] == [
+        'moe is a variable of the config file, and what it has made of it '
+        'does not change', 'the config has no trian_cfg']

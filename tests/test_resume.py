@@ -142,7 +142,7 @@ def test_no_checkpoint_is_whole(config, folder):
         assert words in str(error.value)
     named = config(folder, 1, resume=True,
                    load_from=str(folder / 'epoch_2.pth'))
-    with pytest.raises(DataError, match='epoch_2.pth is not a checkpoint, or'):
+    with pytest.raises(DataError, match='epoch_2.pth is not complete'):
         build_runner(named, ('train', ))
 
 

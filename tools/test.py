@@ -1,8 +1,7 @@
-"""Test a detector: AP by object size, and which expert does what."""
+"""Test a model: its metrics, and which expert does what."""
 import argparse
 
-from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
+from mmengine.registry import METRICS
 
 from mmdet_moe.launch import (
     add_arguments,
@@ -40,10 +39,14 @@ def main():
             local_rank=args.local_rank,
             checkpoint=args.checkpoint)
         if args.show or args.show_dir:
+            from mmdet.engine.hooks.utils import trigger_visualization_hook
             cfg = trigger_visualization_hook(cfg, args)
         runner = build_runner(cfg, ('test', ))
         if args.out is not None:
-            runner.test_evaluator.metrics.append(DumpDetResults(args.out))
+            kind = ('DumpDetResults' if cfg.default_scope == 'mmdet' else
+                    'DumpResults')
+            runner.test_evaluator.metrics.append(
+                METRICS.build(dict(type=kind, out_file_path=args.out)))
         runner.test()
 
 

@@ -1,4 +1,4 @@
-"""Train a detector."""
+"""Train a model."""
 import argparse
 
 from mmdet_moe.launch import (

@@ -5,7 +5,7 @@ custom_hooks = [dict(type='MoEHook')]
 
 # The paper's layer: four experts, two of them active, balanced by the KL loss.
 # A config refers to it as _base_.moe; to change a value from the command line
-# name the part of the model, as in model.bbox_head.moe.top_k=1.
+# name the part of the model, as in model.bbox_head.moe.top_k=3.
 moe = dict(
     num_experts=4,
     top_k=2,

@@ -33,7 +33,8 @@ class Stability:
 
     Attributes:
         correlation: Mean over the matched experts of the correlation between
-            their profiles, each group counted by its objects.
+            their profiles, each group counted by its objects; without pairs
+            of experts whose weights are constant.
         chance: What is to be expected if the groups of one of them are mixed
             up.
         p_value: Probability of as much, or more, by chance.
@@ -98,10 +99,17 @@ def stability(one: Profile, other: Profile, *, rng: np.random.Generator,
 
 def _matched(a: np.ndarray, b: np.ndarray, counts: np.ndarray
              ) -> Tuple[float, Tuple[int, ...]]:
-    """Mean correlation of matched experts, and the matches."""
-    correlation = _standardised(a, counts).T @ _standardised(b, counts)
+    """Mean correlation of matched experts, and the matches.
+
+    Two experts with constant weights, such as two that are never used, have no
+    correlation: they do not count, but where all are such, it is 0.
+    """
+    a, b = _standardised(a, counts), _standardised(b, counts)
+    correlation = a.T @ b
     rows, columns = linear_sum_assignment(correlation, maximize=True)
-    return float(correlation[rows, columns].mean()), tuple(columns.tolist())
+    counted = a.any(axis=0)[rows] | b.any(axis=0)[columns]
+    total = correlation[rows, columns].sum()
+    return float(total / max(counted.sum(), 1)), tuple(columns.tolist())
 
 
 def _standardised(weights: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -146,15 +146,27 @@ def _functions(layer: dict, interventions: Sequence[dict],
     if functions['by_others']:
         used = len(functions['by_others'])
         pairs = used * (used - 1) // 2
+        number = len(functions['not_interchangeable'])
         said.append(
-            f'{len(functions["not_interchangeable"])} of {pairs} pairs of '
-            f'experts are not interchangeable: {words.metric} falls when '
+            f'{number} of {pairs} pairs of experts are not interchangeable: '
+            f'{words.metric} falls when either does what the other is '
+            'selected for.' if number else
+            f'All {pairs} pairs of experts are interchangeable, as far as it '
+            f'is known: for none it is shown that {words.metric} falls when '
             'either does what the other is selected for.')
+    asked = []
     if any(row['kind'] == 'drop' for row in interventions):
-        said.append(_dissociations(functions['dissociations'], 'without {}'))
+        asked.append((functions['dissociations'], 'without {}', 'is lost '
+                      'without either'))
     if functions['by_others']:
-        said.append(_dissociations(functions['dissociations_by_others'],
-                                   'when other experts do the work of {}'))
+        asked.append((functions['dissociations_by_others'],
+                      'when other experts do the work of {}',
+                      'is lost when others do the work of either'))
+    said += [_dissociations(x, how) for x, how, _ in asked if x['found']]
+    none = [what for x, _, what in asked if not x['found']]
+    if none:
+        said.append('That two experts can do different things is not shown by '
+                    f'what {", nor by what ".join(none)}.')
     return said
 
 
@@ -173,10 +185,6 @@ def _choice(lost: Dict[str, dict], words: Words) -> str:
 
 def _dissociations(dissociations: dict, how: str) -> str:
     found = dissociations['found']
-    if not found:
-        return ('No two experts are doubly dissociated by what is lost '
-                f'{how.format("either")}: that they can do different things '
-                'is not shown by this.')
     one = found[0]
     (e, f), (g, h) = one['experts'], one['groups']
     many = ('1 pair of experts is doubly dissociated:' if len(found) == 1 else

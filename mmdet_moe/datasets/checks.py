@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import warnings
 from collections import Counter
 from numbers import Real
 from pathlib import Path
@@ -160,6 +161,14 @@ def _check_entries(ann_file: Path, content: Any) -> None:
 def _check_classes(ann_file: Path, content: dict,
                    classes: Sequence[str]) -> None:
     names = [c['name'] for c in content['categories']]
+    number = Counter(a['category_id'] for a in content['annotations'])
+    left = [f'{c["name"]} ({number[c["id"]]} objects)'
+            for c in content['categories'] if c['name'] not in classes]
+    if left:
+        warnings.warn(f'{ann_file} has categories that are not among the '
+                      'classes of metainfo, and are left out: ' +
+                      ', '.join(left[:10]) + (', ...' if len(left) > 10 else
+                                              ''))
     for name in classes:
         if name not in names:
             raise DataError(

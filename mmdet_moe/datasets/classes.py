@@ -41,8 +41,9 @@ def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
         # Trackers are tested on classes of their own.
         kind = dataset_class(next(inner_datasets(key, loader.dataset))[1])
         if classes != known[first] and issubclass(kind, CocoDataset):
-            fail(f'{key}.metainfo.classes', classes,
-                 f'{known[first]}, those of {first}, in the same order')
+            fail(f'{key}.metainfo.classes', _few(classes),
+                 f'{_few(known[first])}, those of {first}, in the same order; '
+                 f'or is {first} the one that is wrong?')
     # Of what reads its classes from a text the number is that of its words.
     if not known or 'language_model' in cfg.model:
         return
@@ -51,6 +52,10 @@ def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
         if number != len(classes):
             fail(key, number, f'{len(classes)}, the number of the classes of '
                  f'{first}: {", ".join(classes)}')
+
+
+def _few(classes: Tuple[str, ...]) -> str:
+    return ', '.join(classes[:10]) + (', ...' if len(classes) > 10 else '')
 
 
 def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
@@ -79,6 +84,9 @@ def _own_classes(dataset: dict) -> Optional[Tuple[str, ...]]:
     metainfo = kind._load_metainfo(dataset.get('metainfo'))
     # Of panoptic data those of things, and not of stuff.
     classes = metainfo.get('thing_classes', metainfo.get('classes'))
+    if isinstance(classes, str):
+        fail(f'{kind.__name__}.metainfo.classes', classes,
+             f'a tuple, such as ({classes!r}, ) for a single class')
     return None if classes is None else tuple(classes)
 
 

@@ -32,6 +32,15 @@ def test_the_same_experts_in_another_order():
     assert found.p_value == 0.01 and found.chance < 0.9
 
 
+def test_experts_that_are_never_used_do_not_count():
+    one = np.random.default_rng(0).dirichlet(np.ones(3), 12)
+    one = np.pad(one, ((0, 0), (0, 2)))
+    found = stability(made(one), made(one), rng=np.random.default_rng(0),
+                      permutations=9)
+    assert found.correlation == pytest.approx(1)
+    assert found.matches[:3] == (0, 1, 2)
+
+
 def test_unrelated_experts_are_matched_by_chance_only():
     """Then p is uniform: the mean of many is a half."""
     rng = np.random.default_rng(1)

@@ -189,5 +189,5 @@ def test_what_is_lost():
     assert verdict(layer(*LEVELS), [dropped(0)], WORDS)[1:] == [
         '0 of 4 intervals of what sizes and classes lose without an expert '
         'are below 0; by chance alone it would be about 0.1.',
-        'No two experts are doubly dissociated by what is lost without either: '
-        'that they can do different things is not shown by this.']
+        'That two experts can do different things is not shown by what is lost '
+        'without either.']

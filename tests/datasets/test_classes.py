@@ -44,7 +44,11 @@ def test_what_fits(name):
      'model.roi_head.bbox_head.num_classes=2: allowed is 3.*RBC, WBC'),
     ('retinanet_moe_fpn_bccd',
      {'val_dataloader.dataset.metainfo.classes': ('WBC', 'RBC', 'Platelets')},
-     r"val_dataloader.dataset.metainfo.classes=\('WBC'.*in the same order"),
+     "val_dataloader.dataset.metainfo.classes='WBC.*in the same order; or is "
+     'train_dataloader.dataset the one'),
+    ('retinanet_moe_fpn_bccd',
+     {'train_dataloader.dataset.metainfo.classes': 'RBC'},
+     "classes='RBC': allowed is a tuple, such as"),
 ])
 def test_what_does_not(name, options, message):
     with pytest.raises(ValueError, match=message):

@@ -78,9 +78,11 @@ def test_getattr_reaches_the_log_only(tmp_path, names):
     check_checkpoint(str(good))
 
 
-def test_unless_the_user_says_so(shapes, tmp_path):
+def test_unless_the_user_says_so(trained, shapes, tmp_path):
     ran, checkpoint = tmp_path / 'ran', tmp_path / 'own.pth'
-    torch.save(dict(state_dict={}, meta=Code(ran)), checkpoint)
+    last = (trained[0] / 'last_checkpoint').read_text()
+    weights = torch.load(last, weights_only=False)['state_dict']
+    torch.save(dict(state_dict=weights, meta=Code(ran)), checkpoint)
     tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
          '--run-code-in-checkpoints', *on(shapes))
     assert ran.exists()
