@@ -18,7 +18,7 @@ class Code:
         self.folder = str(folder)
 
     def __reduce__(self):
-        return os.mkdir, (self.folder, )
+        return os.makedirs, (self.folder, 0o777, True)
 
 
 def plain(content, path):
