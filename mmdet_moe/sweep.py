@@ -8,7 +8,9 @@ A grid is a config file with
 - ``others``: by name further configs, which are run as they are, such as a
   model without experts; optional.
 """
+import copy
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from itertools import product
 from pathlib import Path
 from shlex import join, quote
 from statistics import mean, stdev
-from typing import Dict, Iterator, List, Mapping, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
 from mmengine.config import Config
 from terminaltables import AsciiTable
@@ -27,6 +29,11 @@ from .analysis.comparison import read_run, rows_of
 from .files import DataError, TrainingError, replacing, write_text
 from .launch import read_config
 from .layers.checks import fail
+
+#: Of the table, beside axes and metrics.
+COLUMNS = ('cell', 'seed', 'layer', 'living')
+#: In the folder of a run: what it was made with.
+SETTINGS = 'settings.json'
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,30 @@ class Run:
             return folder / 'report' / 'report.json'
         return folder / 'test.json'
 
+    def settings(self, options: Sequence[str]) -> dict:
+        """What the result depends on."""
+        return dict(config=self.config.pretty_text, options=list(options))
+
+    def check(self, work_dir: Path,
+              options: Optional[Sequence[str]] = None) -> None:
+        """Refuse a folder that was made with another config, or with other
+        options, if these are given.
+
+        Raises:
+            DataError: See above.
+        """
+        note = self.folder(work_dir) / SETTINGS
+        if not note.is_file():
+            return
+        there, asked = json.loads(note.read_text()), self.settings(
+            options or ())
+        for key in ('config', 'options') if options is not None else (
+                'config', ):
+            if there[key] != asked[key]:
+                raise DataError(
+                    f'{self.folder(work_dir)} was made with another {key}: '
+                    'take another --work-dir, or remove it')
+
 
 def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
             only: Mapping[str, Sequence[str]] = {}) -> List[Run]:
@@ -76,6 +107,10 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
     axes = content.get('axes')
     if not isinstance(axes, dict) or 'base' not in content:
         raise DataError(f"{grid} is no grid; it needs 'base' and 'axes'")
+    for axis in axes:
+        if axis in COLUMNS:
+            raise DataError(f'{grid} has an axis {axis!r}, which is the name '
+                            'of a column of the table')
     for axis, values in only.items():
         if axis not in axes:
             fail('axis', axis, ' or '.join(axes))
@@ -89,11 +124,17 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
             for axis in axes)):
         config = read_config(str(here / content.base))
         for axis, value in zip(axes, values):
-            config.merge_from_dict(dict(axes[axis][value]))
+            # Merging takes _delete_ out of what it merges.
+            config.merge_from_dict(copy.deepcopy(dict(axes[axis][value])))
         cells.append(('_'.join(values), dict(zip(axes, values)), config, True))
     for name, path in {} if only else content.get('others', {}).items():
         cells.append((name, dict.fromkeys(axes, ''),
                       read_config(str(here / path)), False))
+    names = [name for name, *_ in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f'{grid} has two cells of the name {name}; other '
+                            'names of the values are needed')
     return [Run(cell, config, name, seed, report) for seed in seeds
             for name, cell, config, report in cells]
 
@@ -120,11 +161,16 @@ def carry_out(run: Run, work_dir: Path, tools: Path,
         TrainingError: One of them has failed; names its log.
     """
     folder = run.folder(work_dir)
+    run.check(work_dir, options)
+    write_text(folder / SETTINGS, json.dumps(run.settings(options), indent=1))
     config = write_text(folder / f'{run.name}.py', run.config.pretty_text)
     options = ['--cfg-options', f'randomness.seed={run.seed}', *options]
     _call(tools / 'train.py', [
         str(config), '--work-dir', str(folder), '--resume', *options], folder)
-    checkpoint = (folder / 'last_checkpoint').read_text().strip()
+    note = folder / 'last_checkpoint'
+    if not note.is_file():
+        raise TrainingError(f'train.py has written no checkpoint to {folder}')
+    checkpoint = note.read_text().strip()
     if run.has_report:
         _call(tools / 'analysis_tools' / 'expert_report.py', [
               str(config), checkpoint,
@@ -133,8 +179,10 @@ def carry_out(run: Run, work_dir: Path, tools: Path,
         return
     _call(tools / 'test.py', [str(config), checkpoint, '--work-dir',
           str(folder / 'test'), *options], folder)
-    written = max((folder / 'test').glob('2*/*.json'))
-    write_text(run.result(work_dir), written.read_text())
+    written = sorted((folder / 'test').glob('2*/*.json'))
+    if not written:
+        raise TrainingError(f'test.py has written no metrics to {folder}')
+    write_text(run.result(work_dir), written[-1].read_text())
 
 
 def _call(tool: Path, arguments: Sequence[str], folder: Path) -> None:
@@ -144,8 +192,9 @@ def _call(tool: Path, arguments: Sequence[str], folder: Path) -> None:
         done = subprocess.run([sys.executable, str(tool), *arguments],
                               stdout=output, stderr=subprocess.STDOUT)
     if done.returncode:
-        last = log.read_text(errors='replace').strip().splitlines()[-1]
-        raise TrainingError(f'{tool.name} failed, see {log}: {last}')
+        lines = log.read_text(errors='replace').strip().splitlines()
+        raise TrainingError(f'{tool.name} failed, see {log}' +
+                            ''.join(f': {line}' for line in lines[-1:]))
 
 
 def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
@@ -165,15 +214,18 @@ def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
         A line for each run as it ends.
 
     Raises:
+        DataError: A folder was made with other settings.
         TrainingError: After the others, if any has failed.
     """
+    for run in runs:
+        run.check(work_dir, options)
     left = [run for run in runs if not run.result(work_dir).is_file()]
     failed = []
 
     def one(run: Run) -> str:
         try:
             carry_out(run, work_dir, tools, options, report)
-        except TrainingError as error:
+        except (TrainingError, DataError, OSError) as error:
             failed.append(run)
             return f'{run.name}, seed {run.seed}: {error}'
         return f'{run.name}, seed {run.seed}: done'
@@ -189,6 +241,7 @@ def write_table(runs: Sequence[Run], work_dir: Path) -> str:
     and return the means over the seeds as text."""
     rows = []
     for run in runs:
+        run.check(work_dir)
         if run.result(work_dir).is_file():
             found = read_run(str(run.result(work_dir)))
             rows += [dict(run.cell, cell=run.name, seed=run.seed, **{

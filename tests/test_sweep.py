@@ -78,6 +78,54 @@ def test_the_runs(grid):
         runs_of(str(Path(grid).parent / 'base.py'))
 
 
+def test_each_cell_is_merged_anew(grid):
+    folder = Path(grid).parent
+    (folder / 'base.py').write_text(
+        "model = dict(moe=dict(experts=2, soft=dict(type='KL', extra=7)))")
+    Path(grid).write_text(GRID.replace(
+        "'KL'", "dict(_delete_=True, type='Other')"))
+    runs = runs_of(grid, only=dict(constraint=['kl']))
+    assert [run.config.model.moe.soft for run in runs] == 2 * [
+        dict(type='Other')]
+
+
+@pytest.mark.parametrize('change, message', [
+    (('none=', 'kl_e4={}, none='), None),
+    (("dense='./dense.py'", "kl_e4='./dense.py'"), 'two cells of the name kl_'),
+    (('constraint=', 'layer='), "an axis 'layer', which is the name of a col")])
+def test_names(grid, change, message):
+    Path(grid).write_text(GRID.replace(*change))
+    if message is None:
+        assert len(runs_of(grid)) == 7
+        return
+    with pytest.raises(DataError, match=message):
+        runs_of(grid)
+
+
+def test_results_of_other_settings_are_refused(grid, tmp_path):
+    tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
+    runs = runs_of(grid, only=dict(experts=['e4']))
+    list(sweep(runs, work_dir, tools, options=['a=1']))
+    assert list(sweep(runs, work_dir, tools, options=['a=1'])) == []
+    with pytest.raises(DataError, match='seed_0 was made with another options'):
+        list(sweep(runs, work_dir, tools))
+    write_table(runs, work_dir)
+    Path(grid).write_text(GRID.replace('(4, 10)', '(4, )').replace(
+        ': e}', ': 2 * e}'))
+    with pytest.raises(DataError, match='seed_0 was made with another config'):
+        write_table(runs_of(grid), work_dir)
+
+
+def test_a_run_without_a_checkpoint_does_not_stop_the_others(grid, tmp_path):
+    tools = tmp_path / 'tools'
+    (tools / 'train.py').write_text('')
+    said = []
+    with pytest.raises(TrainingError, match='5 of 5'):
+        for line in sweep(runs_of(grid), tmp_path / 'runs', tools):
+            said.append(line)
+    assert all('has written no checkpoint to' in line for line in said)
+
+
 def test_a_sweep_goes_on_where_it_stopped(grid, tmp_path):
     tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
     runs = runs_of(grid, seeds=(0, 1))

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from mmdet_moe.launch import clear_errors
+from mmdet_moe.layers.checks import check_choice, check_int
 from mmdet_moe.sweep import (
     runs_of,
     sweep,
@@ -20,7 +21,7 @@ def named_values(text: str):
 
 def report_option(text: str):
     name, values = named_values(text)
-    return f'--{name}', *values
+    return f'--{name}', *(values if '=' in text else ())
 
 
 def given(name: str, values: list):
@@ -59,11 +60,12 @@ def main():
     args = parse_args()
     work_dir = args.work_dir or Path('work_dirs', Path(args.grid).stem)
     with clear_errors():
-        runs = [
-            run for run in runs_of(
-                args.grid, seeds=args.seeds, only=dict(args.only))
-            if args.run in (None, run.name)
-        ]
+        check_int('jobs', args.jobs, 1)
+        runs = runs_of(args.grid, seeds=args.seeds, only=dict(args.only))
+        if args.run is not None:
+            names = [run.name for run in runs]
+            check_choice('--run', args.run, names)
+            runs = [run for run in runs if run.name == args.run]
         if args.write_configs:
             write_configs(runs, args.write_configs)
         elif args.slurm:

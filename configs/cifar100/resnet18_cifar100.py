@@ -23,10 +23,10 @@ model = dict(
         loss=dict(type='CrossEntropyLoss')),
     data_preprocessor=dict(
         num_classes=100,
-        # of the training pictures, RGB
+        # Of the training pictures, RGB, as which they are read.
         mean=[129.304, 124.070, 112.434],
         std=[68.170, 65.392, 70.418],
-        to_rgb=True))
+        to_rgb=False))
 
 meta_keys = ('sample_idx', 'img_path', 'ori_shape', 'img_shape')
 train_pipeline = [

@@ -124,13 +124,18 @@ def _groupings(collector: Collector, pictures: Sequence[Picture]
     of_picture = np.array(
         [-1 if p.domain is None else domains.index(p.domain)
          for p in pictures])
-    found['domain'] = (domains,
-                       lambda columns: of_picture[columns['picture']])
-    return {
-        by: (names, group) for by, (names, group) in found.items()
-        # One that is above another tells something only if there are two.
-        if len(names) > (by in ('supercategory', 'superclass', 'domain'))
-    }
+    if len(domains) > 1:  # one tells nothing
+        found['domain'] = (domains,
+                           lambda columns: of_picture[columns['picture']])
+    return {by: (_unique(names), group)
+            for by, (names, group) in found.items() if names}
+
+
+def _unique(names: List[str]) -> List[str]:
+    """Two groups of the same name, such as ImageNet's two cranes, get their
+    numbers, as tables are by name."""
+    return [f'{name} ({i})' if names.count(name) > 1 else name
+            for i, name in enumerate(names)]
 
 
 def _in_order(columns: Nest, index: np.ndarray, rows: Dict[str, np.ndarray],

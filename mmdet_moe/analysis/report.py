@@ -131,7 +131,7 @@ def write_report(runner: Runner,
         name=Path(runner.cfg.filename).stem,
         checkpoint=Path(runner.cfg.load_from).name,
         source=subject.source,
-        test_set=_fingerprint(records),
+        test_set=_fingerprint(records, subject),
         **make_tables(records, options),
         notes=_forced_notes(layers) + _left_out(records) +
         subject.notes(records) + log.notes)
@@ -215,13 +215,15 @@ def summary(tables: dict) -> str:
     return '\n'.join(blocks) + '\n'
 
 
-def _fingerprint(records: Records) -> str:
+def _fingerprint(records: Records, subject: Subject) -> str:
     """Equal for runs over the same pictures with the same annotations."""
     things = records.labelled
     return sha256(json.dumps([
         [[p.img_id, Path(p.path).name] for p in records.pictures],
         records.classes, things.groups['class'].tolist(),
-        [] if things.box is None else things.box.tolist()
+        [sha256(Path(path).read_bytes()).hexdigest()
+         for path in subject.files] if things.box is None else
+        things.box.tolist()
     ]).encode()).hexdigest()[:16]
 
 

@@ -55,10 +55,18 @@ def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
     if kind is None:
         return None
     if hasattr(kind, 'classes_in'):  # in its files
+        if not dataset.get('data_root'):
+            fail(f'{kind.__name__}.data_root', dataset.get('data_root'),
+                 'the folder with the data')
         return tuple(kind.classes_in(dataset['data_root']))
-    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(
-        kind, 'METAINFO', {}).get('classes')
-    return tuple(classes) if isinstance(classes, (list, tuple)) else None
+    for given in (dataset, dataset.get('metainfo') or {},
+                  getattr(kind, 'METAINFO', None) or {}):
+        if given.get('classes') is not None:
+            classes = given['classes']
+            # A text is the name of a file with them.
+            return tuple(classes) if isinstance(
+                classes, (list, tuple)) else None
+    return None
 
 
 def _num_classes(model: dict) -> Iterator[Tuple[str, int]]:

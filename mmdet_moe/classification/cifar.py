@@ -117,6 +117,11 @@ def write(root: Path, parts: Dict[Part, Pictures]) -> Path:
     return Path(root)
 
 
+def files(root: Path, part: Part) -> List[Path]:
+    """The files that a part of the data set is read from."""
+    return [_folder(root) / 'meta', _folder(root) / part]
+
+
 def _folder(root: Path) -> Path:
     root = Path(root)
     return root / FOLDER if (root / FOLDER).is_dir() else root

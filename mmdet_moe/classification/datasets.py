@@ -54,6 +54,8 @@ class SuperclassCIFAR100(_WithSuperclasses):
         return cifar.read_names(Path(data_root))[0]
 
     def load_data_list(self) -> List[dict]:
+        #: What the data are read from.
+        self.files = cifar.files(Path(self.data_root), self.split)
         pictures = cifar.read(Path(self.data_root), self.split)
         of = dict(zip(pictures.labels.tolist(),
                       pictures.superlabels.tolist()))
@@ -61,8 +63,8 @@ class SuperclassCIFAR100(_WithSuperclasses):
             pictures.classes, pictures.superclasses,
             [of.get(c, -1) for c in range(len(pictures.classes))])
         return [
-            # MMPretrain's pictures are BGR
-            dict(img=image[..., ::-1], gt_label=int(label),
+            # RGB, as those of MMPretrain's CIFAR100
+            dict(img=image, gt_label=int(label),
                  gt_superlabel=int(superlabel), img_id=i,
                  img_shape=image.shape[:2], ori_shape=image.shape[:2])
             for i, (image, label, superlabel) in enumerate(zip(

@@ -77,6 +77,10 @@ def read(roots: Mapping[str, Path],
                 f'{roots[part]} and {roots[first_part]} have different '
                 'classes' + (f': {", ".join(other[:5])}' if other else ''))
     classes = [names.get(name, name) for name in first.classes]
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice:
+        raise DataError(f'several folders are classes of the name {twice[0]}; '
+                        'give them different names')
     return {
         part: Pictures(
             np.stack([_scaled(path) for path in folder.files]),

@@ -73,10 +73,12 @@ class DrawSampler(Sampler):
 
     def __iter__(self) -> Iterator[Draw]:
         *run, number = self.start()
-        indices = iter(self.sampler)
+        indices = None
         while True:
             entropy = (*run, number)
             with seeded((*entropy, 0)):
+                # Some draw all when they begin.
+                indices = iter(self.sampler) if indices is None else indices
                 index = next(indices, None)
             if index is None:
                 return
@@ -130,7 +132,8 @@ def seeded(entropy: Entropy) -> Iterator[None]:
     """Random numbers of Python, NumPy and torch (CPU) are those of a seed
     inside of the block, and go on afterwards as if nothing had happened."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed_all(entropy)
+    # Of torch the CPU alone, which is much faster.
+    torch.default_generator.manual_seed(_seed_python(entropy))
     try:
         yield
     finally:
@@ -146,7 +149,12 @@ def seed_all(entropy: Entropy) -> None:
         entropy: Non-negative integers. Other ones make independent numbers
             (``numpy.random.SeedSequence``).
     """
+    torch.manual_seed(_seed_python(entropy))
+
+
+def _seed_python(entropy: Entropy) -> int:
+    """Seed Python and NumPy; a seed for torch."""
     words = np.random.SeedSequence(entropy).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1:2])
-    torch.manual_seed(int(words[2]) << 32 | int(words[3]))
+    return int(words[2]) << 32 | int(words[3])

@@ -1,9 +1,17 @@
 import logging
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
+from typing import (
+    Any,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+)
 
 import torch
 from mmengine.dist import all_gather_object, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
@@ -11,6 +19,7 @@ from torch.optim import Optimizer
 
 from mmdet_moe.files import TrainingError
 from mmdet_moe.layers.distributed import all_reduce_max
+from mmdet_moe.models.reporting import mode_of
 
 from .seed_hook import SeedHook
 from .wrappers import (
@@ -27,6 +36,9 @@ MOST_SKIPPED = 20
 KEPT = ('No weight was changed by it, and the last checkpoint is from '
         'before.')
 ADVICE = 'A lower learning rate, a longer warm-up or clip_grad may help'
+NOT_WRITTEN = (
+    'the model has weights, or running statistics, that are not finite; they '
+    f'are not written, and the last checkpoint is from before. {ADVICE}')
 NOT_AGAIN = 'when the same pictures were looked at once more, it was'
 
 
@@ -43,11 +55,11 @@ class FiniteLossHook(Hook):
 
     The error names the module that is the first to return something that is
     not finite, or a parameter whose gradient is not. The last checkpoint is
-    from before; weights that are no numbers are never written. Of several
-    processes all stop, also if the loss of only one of them is no number; that
-    takes a collective of one number in each step. A gradient scaler (AMP)
-    skips such steps by itself: then the training stops after twenty of them in
-    a row.
+    from before; weights and running statistics that are no numbers are never
+    written. Of several processes all stop, also if the loss of only one of
+    them is no number; that takes a collective of one number in each step. A
+    gradient scaler (AMP) skips such steps by itself: then the training stops
+    after twenty of them in a row.
 
     Where the detector itself raises an error, as the assigners of query
     detectors do at what is no number, that error stays; in a training with
@@ -56,6 +68,9 @@ class FiniteLossHook(Hook):
     Raises:
         TrainingError: See above.
     """
+    # After the EMAHook, which changes what is written, and before the
+    # CheckpointHook.
+    priority = 'LOW'
 
     def before_train(self, runner) -> None:
         self._runner = runner
@@ -91,18 +106,34 @@ class FiniteLossHook(Hook):
                                       or self._lost())
         self._skipped = 0 if made else self._skipped + 1
         if self._skipped == MOST_SKIPPED:
-            self._stop()
+            self._stop(f', as in {MOST_SKIPPED} iterations in a row, whose '
+                       'steps were skipped')
         self._passes, self._stepping = [], False
+        if any(isinstance(hook, CheckpointHook) and not hook.by_epoch
+               and hook.every_n_train_iters(runner, hook.interval)
+               for hook in runner.hooks):
+            self._check_weights(runner)
+
+    def after_train_epoch(self, runner) -> None:
+        self._check_weights(runner)
+
+    def _check_weights(self, runner) -> None:
+        """Stop all processes before one of them writes a checkpoint."""
+        model = unwrapped(runner.model)
+        lost = ~_finite_state(model, model.state_dict())
+        device = next(self._model.parameters()).device
+        if all_reduce_max(lost.to(device, torch.uint8)):
+            raise TrainingError(NOT_WRITTEN)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        if not _all_finite(list(unwrapped(runner.model).parameters())):
-            raise TrainingError(
-                f'after iteration {runner.iter} there are weights that are '
-                'not finite; they are not written, and the last checkpoint '
-                f'is from before. {ADVICE}')
+        """The last look, at averaged weights too."""
+        for key in ('state_dict', 'ema_state_dict'):
+            if not _finite_state(unwrapped(runner.model),
+                                 checkpoint.get(key, {})):
+                raise TrainingError(NOT_WRITTEN)
 
     def _see(self, model: nn.Module, args, kwargs, output) -> None:
-        if kwargs.get('mode') != 'loss' or not torch.is_grad_enabled():
+        if mode_of(args, kwargs) != 'loss' or not torch.is_grad_enabled():
             return
         if output is None:  # it has raised an error
             if get_world_size() == 1:
@@ -131,10 +162,16 @@ class FiniteLossHook(Hook):
         lost = ~torch.stack([one.to(device) for one in finite]).all()
         return bool(all_reduce_max(lost.to(torch.uint8)))
 
-    def _stop(self) -> None:
+    def _stop(self, found: str = '') -> None:
+        """Say what is lost, on all ranks.
+
+        Args:
+            found: What is said of a gradient, if it is not looked up.
+        """
         lost = [one for one in self._passes if not one.finite]
         # All processes look for it: they may wait for each other on the way.
-        which = lost[0] if lost else self._passes[-1]
+        which = (lost or self._passes or [_Pass(*self._now, _all_finite([]))])[
+            0 if lost else -1]
         text = self._text(which.batch, self._culprit(*which[:2]))
         of_ranks = all_gather_object(
             (which.iteration, text) if lost else None)
@@ -145,18 +182,18 @@ class FiniteLossHook(Hook):
                                     f'not finite{where}: {said[1]}')
         raise TrainingError(
             f'the loss of iteration {which.iteration + 1} is finite, but the '
-            f'gradient is not, of {self._without_gradient()}. {KEPT} {ADVICE}')
+            f'gradient is not{found or self._whose()}. {KEPT} {ADVICE}')
 
     def _text(self, batch: Any, culprit: str) -> str:
         kept = '' if 'has weights' in culprit else f' {KEPT}'
         return f'{culprit}.{kept} {_flat_object(batch) or ADVICE}'
 
-    def _without_gradient(self) -> str:
-        """The parameter next to the loss, where a backward pass begins."""
+    def _whose(self) -> str:
+        """Of the parameter next to the loss, where a backward pass begins."""
         names = [name for name, p in self._model.named_parameters()
                  if p.grad is not None and not _all_finite(p.grad)]
         rest = f' and {len(names) - 1} more' if len(names) > 1 else ''
-        return (names[-1] if names else 'a parameter') + rest
+        return f', of {names[-1]}{rest}' if names else ''
 
     def _log_culprit(self) -> None:
         iteration, batch = self._now
@@ -221,12 +258,24 @@ def _flat_object(batch) -> str:
     return ''
 
 
+def _finite_state(model: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
+    """Whether weights and running statistics of a model's state, or of its
+    average, are finite; other buffers, such as masks, may hold what they
+    like."""
+    weights = {name for name, _ in model.named_parameters()}
+    return _all_finite([
+        x for key, x in state.items()
+        if key.removeprefix('module.') in weights
+        or key.endswith(('running_mean', 'running_var'))])
+
+
 def _all_finite(value) -> Tensor:
     """Whether all numbers of a tensor, or of tensors in dicts and sequences,
     are finite; a scalar."""
     # The least and the most: NaN is both. Ten times as fast as isfinite of all.
-    ends = [end for x in _tensors(value) if x.is_floating_point() and x.numel()
-            for end in x.detach().aminmax()]
+    tensors = (x.coalesce().values() if x.is_sparse else x.detach()
+               for x in _tensors(value) if x.is_floating_point())
+    ends = [end for x in tensors if x.numel() for end in x.aminmax()]
     return torch.stack(ends).isfinite().all() if ends else torch.tensor(True)
 
 

@@ -52,7 +52,7 @@ class DecisionReporter:
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._stack.close()
-        if _mode(args, kwargs) != 'predict':
+        if mode_of(args, kwargs) != 'predict':
             return
         # Of a teacher or student that predicts as a part of this model.
         for module in model.modules():
@@ -109,7 +109,7 @@ def report_decisions(model: nn.Module) -> None:
         model.decision_reporter = reporter_of(model)
 
 
-def _mode(args: tuple, kwargs: dict) -> str:
+def mode_of(args: tuple, kwargs: dict) -> str:
     """The mode in which ``forward(inputs, data_samples=None, mode='tensor')``
     is called."""
     return kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')

@@ -40,6 +40,11 @@ def test_what_fits(data):
         stock[f'{part}_dataloader'].dataset = dict(
             type='CIFAR100', data_root='/not/there', split='train')
     check_config(stock, ('train', 'val'))
+    stock.model.head.num_classes = 2
+    for part in ('train', 'val'):  # MMPretrain's own argument comes first
+        stock[f'{part}_dataloader'].dataset = dict(
+            type='ImageNet', data_root='/not/there', classes=['cat', 'dog'])
+    check_config(stock, ('train', 'val'))
 
 
 @pytest.mark.parametrize('options, message', [

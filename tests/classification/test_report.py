@@ -4,15 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from browser import BROWSER, opened
 from mmengine.config import Config
 
+from mmdet_moe.files import DataError
 from mmdet_moe.launch import build_runner
 
 pytest.importorskip('mmpretrain')
+from mmpretrain.structures import DataSample
+
 from mmdet_moe.analysis.report import write_report
 from mmdet_moe.analysis.subjects.accuracy import Accuracy
+from mmdet_moe.analysis.subjects.pictures import LabelledPictures
 from mmdet_moe.analysis.tables import Options
+from mmdet_moe.classification import SuperclassCIFAR100
 from mmdet_moe.classification.cifar import write
 from mmdet_moe.classification.planted import SHAPES, planted
 
@@ -99,6 +105,15 @@ form.dispatchEvent(new Event('change'));
         document, console = opened(path, folder / 'browser')
         assert f'{said} pictures' in document
         assert console == []
+
+
+def test_scores_that_are_no_numbers(tmp_path):
+    data = write(tmp_path, dict(train=planted(20, 0), test=planted(20, 1)))
+    subject = LabelledPictures(SuperclassCIFAR100(str(data), 'test'))
+    sample = DataSample(metainfo=dict(sample_idx=3)).set_gt_label(
+        3).set_pred_score(torch.full((20, ), torch.nan))
+    with pytest.raises(DataError, match='picture 3 gets scores that are not'):
+        subject.outcome(sample)
 
 
 def test_accuracy_by_hand():

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmdet_moe.hooks.draws import seed_draws, seeded
 
@@ -39,6 +39,24 @@ def test_whoever_loads_it():
     # no two draws are alike, those of another epoch included
     drawn = first[..., 1:].flatten()
     assert len(drawn.unique()) == len(drawn)
+
+
+def test_samplers_that_draw_when_they_begin():
+    class Permuted(Sampler):
+
+        def __init__(self):
+            pass
+
+        def __iter__(self):
+            return iter(np.random.permutation(6).tolist())
+
+    orders = []
+    for seed in (0, 1):  # of the process: does not matter
+        np.random.seed(seed)
+        loader = DataLoader(Noise(), batch_size=2, sampler=Permuted())
+        seed_draws(loader, lambda: (7, 0, 0))
+        orders.append(torch.cat(list(loader)))
+    assert torch.equal(*orders)
 
 
 @pytest.mark.parametrize('index', [(1, 2), [1, 2], 3])

@@ -103,7 +103,8 @@ def hook_of(model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
     wrapper = OptimWrapper(optimizer)
     wrapper.loss_scaler = None
-    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0)
+    runner = SimpleNamespace(
+        model=model, optim_wrapper=wrapper, iter=0, hooks=[])
     hook.before_train(runner)
 
     def step(value, skipped=False):
@@ -158,12 +159,35 @@ def test_a_gradient_that_is_no_number(tmp_path):
 
 
 def test_weights_that_are_no_numbers_are_not_written(tmp_path):
+    """Nor are averages, or running statistics, that are none."""
     model = Tower()
-    runner = SimpleNamespace(model=model, iter=3)
-    FiniteLossHook().before_save_checkpoint(runner, {})
-    model.tower.experts[1].weight.data.fill_(float('inf'))
-    with pytest.raises(TrainingError, match='after iteration 3 there are'):
-        FiniteLossHook().before_save_checkpoint(runner, {})
+    model.norm = nn.BatchNorm2d(4)
+    model.register_buffer('mask', torch.tensor(float('-inf')))
+    runner, hook = SimpleNamespace(model=model), FiniteLossHook()
+    hook.before_save_checkpoint(runner, dict(state_dict=model.state_dict()))
+    for key in ('tower.experts.1.weight', 'norm.running_mean'):
+        state = {name: x.clone() for name, x in model.state_dict().items()}
+        state[key][0] = float('inf')
+        for content in (dict(state_dict=state), dict(
+                state_dict={}, ema_state_dict={f'module.{key}': state[key]})):
+            with pytest.raises(TrainingError, match='has weights, or running'):
+                hook.before_save_checkpoint(runner, content)
+
+
+class Overflowing(Tower):
+    """A finite gradient that the learning rate makes too much of."""
+
+    def forward(self, inputs, mode):
+        return dict(loss_task=self.tower(inputs).mean() * 1e30)
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_of_a_bad_step_nothing_is_written(tmp_path, by_epoch):
+    hook = dict(type='CheckpointHook', by_epoch=by_epoch, interval=1)
+    with pytest.raises(TrainingError, match='has weights'):
+        train(tmp_path, Overflowing(), lr=1e30, checkpoint=hook, hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')])
+    assert not list(tmp_path.glob('*.pth'))
 
 
 class Refusing(Broken):

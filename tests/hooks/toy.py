@@ -37,7 +37,7 @@ class Tower(BaseModel):
 
 
 def train(tmp_path, model, hooks=(dict(type='MoEHook'), ), accumulate=1,
-          epochs=1, wrapper='OptimWrapper'):
+          epochs=1, wrapper='OptimWrapper', lr=0.1, checkpoint=None):
     runner = Runner(
         model,
         work_dir=str(tmp_path),
@@ -49,10 +49,13 @@ def train(tmp_path, model, hooks=(dict(type='MoEHook'), ), accumulate=1,
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(
             type=wrapper,
-            optimizer=dict(type='SGD', lr=0.1),
+            optimizer=dict(type='SGD', lr=lr),
             accumulative_counts=accumulate),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            **{} if checkpoint is None else dict(checkpoint=checkpoint)),
         custom_hooks=list(hooks),
+        randomness=dict(seed=0),
         experiment_name=f'hook_{next(RUNS)}')
     runner.train()
     return runner

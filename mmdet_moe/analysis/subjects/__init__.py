@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from mmdet_moe.analysis.metric import Words
 from mmdet_moe.layers.checks import ConfigError
-from mmdet_moe.requirements import is_there
+from mmdet_moe.requirements import missing_mmdet
 
 from . import accuracy, average_precision
 from .pictures import LabelledPictures
@@ -18,7 +18,7 @@ from .subject import GroupOf, Located, Subject
 __all__ = ['TESTS', 'GroupOf', 'Located', 'Subject', 'subject_of']
 
 SUBJECTS: List[Type[Subject]] = [LabelledPictures]
-if is_there('mmdet'):
+if missing_mmdet() is None:
     from .objects import AnnotatedObjects
     SUBJECTS.append(AnnotatedObjects)
 

@@ -56,13 +56,14 @@ class Accuracy:
         """Accuracy of multisets of the pictures, see :class:`.Metric`."""
         order = np.argsort(self._outcomes['picture'])
         label, rank = (self._outcomes[k][order] for k in ('label', 'rank'))
+        counts = counts.astype(float)  # whole numbers are multiplied slowly
         total = counts.sum(axis=1)
         overall: Dict[str, np.ndarray] = {
             'accuracy': counts @ (rank < 1) / total}
         if len(self.classes) > BEST:
             overall[f'top-{BEST}'] = counts @ (rank < BEST) / total
-        of_class = label[:, None] == np.arange(len(self.classes))
-        right = counts @ (of_class & (rank < 1)[:, None])
+        of_class = np.eye(len(self.classes))[label]
+        right = (counts * (rank < 1)) @ of_class
         there = counts @ of_class
         by_class = np.divide(right, there, where=there > 0,
                              out=np.full(right.shape, np.nan))

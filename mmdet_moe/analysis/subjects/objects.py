@@ -154,8 +154,8 @@ class AnnotatedObjects(Subject):
             'class': (self.classes, lambda columns: columns['label'])
         }
         above = [self.coco.cats[c].get('supercategory') for c in self.cat_ids]
-        if all(above):
-            supercategories = sorted(set(above))
+        supercategories = sorted(set(filter(None, above)))
+        if all(above) and len(supercategories) > 1:
             of_label = np.array([supercategories.index(s) for s in above])
             found['supercategory'] = (
                 supercategories, lambda columns: of_label[columns['label']])

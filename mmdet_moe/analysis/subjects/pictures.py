@@ -1,13 +1,16 @@
 """Labelled pictures, and the classes that a classifier gives them."""
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Dict, List, Mapping, Tuple
 
 import mmcv
 import numpy as np
 import torch
 
+from mmdet_moe.files import DataError
 from mmdet_moe.layers import Decision
+from mmdet_moe.layers.checks import ConfigError
 
 from .accuracy import Accuracy, words
 from .subject import Columns, GroupOf, Rows, Subject
@@ -48,13 +51,23 @@ class LabelledPictures(Subject):
 
     def __init__(self, dataset) -> None:
         self.dataset = dataset
+        label = dataset.get_data_info(0).get('gt_label')
+        if not isinstance(label, (int, np.integer)):
+            raise ConfigError(
+                f'test_dataloader.dataset: the first picture has {label!r} as '
+                'gt_label; the report needs one label for each picture')
         self.classes = list(dataset.metainfo['classes'])
-        self.superclasses = list(dataset.metainfo.get('superclasses', ()))
+        names = list(dataset.metainfo.get('superclasses', ()))
+        # One superclass tells nothing.
+        self.superclasses = names if len(names) > 1 else []
         self.words = words(self._by)
         self.img_ids = list(range(len(dataset)))
-        self.source = (dataset.ann_file
-                       or getattr(dataset, 'data_root', '')
-                       or type(dataset).__name__)
+        ann_file = getattr(dataset, 'ann_file', '')
+        self.source = str(ann_file or getattr(dataset, 'data_root', '')
+                          or type(dataset).__name__)
+        self.files = [str(path) for path in getattr(dataset, 'files', ())]
+        if ann_file and Path(ann_file).is_file():
+            self.files.append(str(ann_file))
 
     @property
     def _by(self) -> str:
@@ -95,6 +108,10 @@ class LabelledPictures(Subject):
 
     def outcome(self, sample) -> Columns:
         score = sample.pred_score
+        if not score.isfinite().all():
+            raise DataError(
+                f'picture {sample.sample_idx} gets scores that are not '
+                'finite; are there NaNs in the checkpoint?')
         label = int(sample.gt_label)
         # Between equal ones the first counts, as for argmax.
         before = (score > score[label]) | (
@@ -120,8 +137,8 @@ class LabelledPictures(Subject):
 
     def image(self, index: int, path: str) -> np.ndarray:
         info = self.dataset.get_data_info(index)
-        if 'img' in info:
-            return np.ascontiguousarray(info['img'][..., ::-1])
+        if 'img' in info:  # RGB, as those of CIFAR are
+            return info['img']
         return mmcv.imread(info['img_path'], channel_order='rgb')
 
     def notes(self, records) -> List[str]:
