@@ -151,9 +151,9 @@ def _functions(layer: dict, interventions: Sequence[dict],
             f'{number} of {pairs} pairs of experts are not interchangeable: '
             f'{words.metric} falls when either does what the other is '
             'selected for.' if number else
-            f'All {pairs} pairs of experts are interchangeable, as far as it '
-            f'is known: for none it is shown that {words.metric} falls when '
-            'either does what the other is selected for.')
+            f'For none of the {pairs} pairs of experts it is shown that '
+            f'{words.metric} of {words.all} falls when either does what the '
+            'other is selected for.')
     asked = []
     if any(row['kind'] == 'drop' for row in interventions):
         asked.append((functions['dissociations'], 'without {}', 'is lost '
