@@ -67,7 +67,8 @@ def _newest_whole(cfg: Config) -> Optional[str]:
 def keep_safe(cfg: Config) -> None:
     """Have a training keep its checkpoints whole, resume as if it had not
     been cut off, and stop where its loss is no number; see
-    :class:`.WholeFiles`, :class:`.SeedHook` and :class:`.FiniteLossHook`.
+    :class:`.WholeFiles`, :class:`.SeedHook`, :class:`.FiniteLossHook` and
+    :class:`.PlainCheckpointHook`.
 
     A hook or a backend that the config names stays what it is.
     """
@@ -80,7 +81,8 @@ def keep_safe(cfg: Config) -> None:
     hooks = list(cfg.get('custom_hooks') or [])
     there = {type_name(hook) for hook in hooks}
     cfg.custom_hooks = hooks + [
-        dict(type=name) for name in ('SeedHook', 'FiniteLossHook')
+        dict(type=name) for name in (
+            'SeedHook', 'FiniteLossHook', 'PlainCheckpointHook')
         if name not in there
     ]
 

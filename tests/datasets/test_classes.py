@@ -93,4 +93,5 @@ def test_a_config_that_holds_classes():
     cfg.default_hooks = dict(checkpoint=dict(type=CheckpointHook))
     keep_safe(cfg)
     assert cfg.default_hooks.checkpoint.backend_args.backend == 'WholeFiles'
-    assert [h.type for h in cfg.custom_hooks] == [SeedHook, 'FiniteLossHook']
+    assert [h.type for h in cfg.custom_hooks] == [
+        SeedHook, 'FiniteLossHook', 'PlainCheckpointHook']

@@ -37,7 +37,8 @@ class Tower(BaseModel):
 
 
 def train(tmp_path, model, hooks=(dict(type='MoEHook'), ), accumulate=1,
-          epochs=1, wrapper='OptimWrapper', lr=0.1, checkpoint=None):
+          epochs=1, wrapper='OptimWrapper', lr=0.1, checkpoint=None,
+          scheduler=None, **options):
     runner = Runner(
         model,
         work_dir=str(tmp_path),
@@ -54,8 +55,10 @@ def train(tmp_path, model, hooks=(dict(type='MoEHook'), ), accumulate=1,
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             **{} if checkpoint is None else dict(checkpoint=checkpoint)),
+        param_scheduler=scheduler,
         custom_hooks=list(hooks),
         randomness=dict(seed=0),
-        experiment_name=f'hook_{next(RUNS)}')
+        experiment_name=f'hook_{next(RUNS)}',
+        **options)
     runner.train()
     return runner
