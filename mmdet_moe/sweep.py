@@ -2,7 +2,8 @@
 
 A grid is a config file with
 
-- ``base``: the config that all runs are made of, relative to the file;
+- ``base``: the config that all runs are made of, relative to the file, or one
+  of a package, such as ``mmdet::...``;
 - ``axes``: by name the values of a setting, each with a name and with what
   it sets, as ``--cfg-options`` have it;
 - ``others``: by name further configs, which are run as they are, such as a
@@ -122,14 +123,14 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
     for values in product(*(
             [v for v in axes[axis] if v in only.get(axis, axes[axis])]
             for axis in axes)):
-        config = read_config(str(here / content.base))
+        config = _read(here, content.base)
         for axis, value in zip(axes, values):
             # Merging takes _delete_ out of what it merges.
             config.merge_from_dict(copy.deepcopy(dict(axes[axis][value])))
         cells.append(('_'.join(values), dict(zip(axes, values)), config, True))
     for name, path in {} if only else content.get('others', {}).items():
         cells.append((name, dict.fromkeys(axes, ''),
-                      read_config(str(here / path)), False))
+                      _read(here, path), False))
     names = [name for name, *_ in cells]
     for name in names:
         if names.count(name) > 1:
@@ -137,6 +138,10 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
                             'names of the values are needed')
     return [Run(cell, config, name, seed, report) for seed in seeds
             for name, cell, config, report in cells]
+
+
+def _read(here: Path, path: str) -> Config:
+    return read_config(path if '::' in path else str(here / path))
 
 
 def write_configs(runs: Sequence[Run], folder: Path) -> None:
