@@ -80,7 +80,7 @@ class Collector:
                         intervention.applied(self.model, number):
                     samples = self.model(**data, mode='predict')
                 for part, sample in zip(parts, samples):
-                    part['outcomes'][str(n)] = self.subject.outcome(sample)
+                    _, part['outcomes'][str(n)] = self.subject.predicted(sample)
         return parts
 
     def _index(self, sample) -> int:
@@ -113,7 +113,7 @@ class Collector:
         """What is kept of a picture, as the model is."""
         subject, index = self.subject, self._index(sample)
         labelled = subject.labelled(sample)
-        predicted = subject.predicted(sample)
+        predicted, outcome = subject.predicted(sample)
         height, width = sample.metainfo.get(
             'ori_shape', sample.img_shape)[:2]
         layers, weights, under, shown = {}, {}, {}, {}
@@ -150,7 +150,7 @@ class Collector:
             lines=np.array(subject.lines(sample, labelled, weights), str),
             layers=layers,
             shown={str(index): shown} if shown else {},
-            outcomes={AS_IT_IS: subject.outcome(sample)})
+            outcomes={AS_IT_IS: outcome})
 
 
 def seen(known: Nest) -> np.ndarray:

@@ -167,9 +167,9 @@ def expert_tells(weights: np.ndarray,
         joint = (by_both @ w).reshape(levels, groups, -1)
         return float(size @ mutual_information(joint))
 
-    def nmi(w: np.ndarray) -> Optional[float]:
+    def nmi(w: np.ndarray, bits: float) -> Optional[float]:
         own = float(size @ _bits((by_level @ w) / at_level))
-        return 2 * told(w) / (most + own) if most + own > 0 else None
+        return 2 * bits / (most + own) if most + own > 0 else None
 
     bits, most = told(weights), float(size @ _bits(part))
     leading = np.eye(weights.shape[1])[weights.argmax(axis=1)]
@@ -177,8 +177,8 @@ def expert_tells(weights: np.ndarray,
     return Dependence(
         bits=bits,
         normalised=bits / most if most > 0 else None,
-        nmi=nmi(weights),
-        leading_nmi=nmi(leading),
+        nmi=nmi(weights, bits),
+        leading_nmi=nmi(leading, told(leading)),
         chance=float(chance.mean()),
         p_value=(1 + reached) / (1 + permutations),
         **dict(

@@ -122,12 +122,12 @@ def test_interventions_are_what_separate_runs_give(load_config, parts):
     run = collector(detector, batch(), chosen)
     found, features = [], []
 
-    def outcome(sample):
+    def predicted(sample):
         found.append({key: sample.pred_instances[key].numpy()
                       for key in ('scores', 'bboxes')})
-        return AnnotatedObjects.outcome(run.subject, sample)
+        return AnnotatedObjects.predicted(run.subject, sample)
 
-    run.subject.outcome = outcome
+    run.subject.predicted = predicted
     detector.backbone.conv1.register_forward_hook(
         lambda *_: features.append(1))
     parts = run.process(batch())

@@ -111,9 +111,9 @@ def test_scores_that_are_no_numbers(tmp_path):
     data = write(tmp_path, dict(train=planted(20, 0), test=planted(20, 1)))
     subject = LabelledPictures(SuperclassCIFAR100(str(data), 'test'))
     sample = DataSample(metainfo=dict(sample_idx=3)).set_gt_label(
-        3).set_pred_score(torch.full((20, ), torch.nan))
+        3).set_pred_label(3).set_pred_score(torch.full((20, ), torch.nan))
     with pytest.raises(DataError, match='picture 3 gets scores that are not'):
-        subject.outcome(sample)
+        subject.predicted(sample)
 
 
 def test_accuracy_by_hand():

@@ -110,11 +110,11 @@ class AnnotatedObjects(Subject):
         objects = objects_of(sample, self.coco, self.cat_ids)
         return BoxesSeen(objects, np.ones(len(objects), bool))
 
-    def predicted(self, sample) -> BoxesSeen:
-        return BoxesSeen(detections_of(sample), self._matched(sample)[0])
-
-    def outcome(self, sample) -> Columns:
-        return self._matched(sample)[1]
+    def predicted(self, sample) -> Tuple[BoxesSeen, Columns]:
+        found = detections_of(sample)
+        true, outcome = self._ap.match(sample.img_id, dict(
+            bboxes=found.boxes, scores=found.scores, labels=found.labels))
+        return BoxesSeen(found, true), outcome
 
     def metric(self, outcomes: Optional[Columns] = None) -> AveragePrecision:
         return AveragePrecision(self.coco, self.cat_ids, self.img_ids,
@@ -192,9 +192,3 @@ class AnnotatedObjects(Subject):
                          'an object belongs to, so tables by level are '
                          'missing.')
         return notes
-
-    def _matched(self, sample) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
-        """Which detections of a picture are true, and what AP needs of it."""
-        found = detections_of(sample)
-        return self._ap.match(sample.img_id, dict(
-            bboxes=found.boxes, scores=found.scores, labels=found.labels))

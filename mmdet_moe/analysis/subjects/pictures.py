@@ -85,10 +85,11 @@ class LabelledPictures(Subject):
     def labelled(self, sample) -> WholePicture:
         return WholePicture(int(sample.gt_label), 1.0, True)
 
-    def predicted(self, sample) -> WholePicture:
+    def predicted(self, sample) -> Tuple[WholePicture, Columns]:
         label = int(sample.pred_label)
-        return WholePicture(label, float(sample.pred_score[label]),
-                            label == int(sample.gt_label))
+        found = WholePicture(label, float(sample.pred_score[label]),
+                             label == int(sample.gt_label))
+        return found, self._outcome(sample)
 
     def rows(self, decision: Decision) -> Rows:
         # Of a picture that is decided about by parts, what they add up to.
@@ -97,16 +98,16 @@ class LabelledPictures(Subject):
 
     def lines(self, sample, things: WholePicture,
               weights: Mapping[str, np.ndarray]) -> List[str]:
-        found = self.predicted(sample)
+        label = int(sample.pred_label)
         return [json.dumps(dict(
             picture=sample.sample_idx,
             file=sample.metainfo.get('img_path'),
             label=self.classes[things.label],
-            predicted=self.classes[found.label],
-            score=found.score,
+            predicted=self.classes[label],
+            score=float(sample.pred_score[label]),
             weights={name: w[0].tolist() for name, w in weights.items()}))]
 
-    def outcome(self, sample) -> Columns:
+    def _outcome(self, sample) -> Columns:
         score = sample.pred_score
         if not score.isfinite().all():
             raise DataError(

@@ -48,7 +48,7 @@ class Located(Protocol):
     columns: Columns
 
     def __len__(self) -> int:
-        """N"""
+        """How many there are."""
 
     def under(self, decision: Decision) -> np.ndarray:
         """(n,) which of the :meth:`Subject.rows` each is under, or -1."""
@@ -106,8 +106,9 @@ class Subject:
         """What is annotated in the picture of a data sample."""
         raise NotImplementedError
 
-    def predicted(self, sample) -> Located:
-        """What the model has predicted about it."""
+    def predicted(self, sample) -> Tuple[Located, Columns]:
+        """What the model has predicted about it; and what the metric needs of
+        that, which is appended to that of the other pictures."""
         raise NotImplementedError
 
     def rows(self, decision: Decision) -> Rows:
@@ -130,17 +131,13 @@ class Subject:
         """
         raise NotImplementedError
 
-    def outcome(self, sample) -> Columns:
-        """What the metric needs of a prediction; it is appended to that of
-        the other pictures."""
-        raise NotImplementedError
-
     def metric(self, outcomes: Columns) -> Metric:
         """The metric of what all pictures have given.
 
         Args:
-            outcomes: Asked for the arrays whenever the metric is computed, so
-                a mapping that reads them from files needs no memory meanwhile.
+            outcomes: As :meth:`predicted` gives it. Asked for the arrays
+                whenever the metric is computed, so a mapping that reads them
+                from files needs no memory meanwhile.
         """
         raise NotImplementedError
 
