@@ -2,7 +2,6 @@
 import argparse
 import atexit
 import gc
-import logging
 import os
 import re
 import sys
@@ -21,14 +20,14 @@ from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from mmengine.utils import is_installed
-from torch import Tensor, nn
+from torch import nn
 
 from .config_parts import metrics_of, type_name
 from .conversion import UpcycleInit
 from .files import DataError, TrainingError
-from .hooks.wrappers import unwrapped
+from .hooks import CheckpointFitHook
 from .layers.checks import ConfigError, fail
 from .resuming import choose_checkpoint, keep_safe
 from .trust import RUN_CODE, check_checkpoint, load_weights_only
@@ -226,9 +225,8 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
         check_checkpoint(cfg.load_from)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
         Runner.from_cfg(cfg))
-    if loaders == ('test', ) and cfg.get('load_from') and isinstance(
-            runner.model, nn.Module):
-        _check_fit(runner.model, cfg.load_from)
+    if loaders == ('test', ) and isinstance(runner.model, nn.Module):
+        runner.register_hook(CheckpointFitHook())
     if how is not None:
         print_log(how, 'current')
     if how is not None and isinstance(runner.model, nn.Module):
@@ -236,31 +234,6 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
             print_log(f'not upcycled from {dense}, as the training is resumed',
                       'current')
     return runner
-
-
-def _check_fit(model: nn.Module, checkpoint: str) -> None:
-    """Refuse to test with weights that are those of another model, as most of
-    them would be drawn at random; warn if some are.
-
-    Raises:
-        DataError: See above.
-    """
-    if '://' in checkpoint:
-        return
-    state = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    shapes = {key.removeprefix('module.'): x.shape
-              for key, x in state.get('state_dict', state).items()
-              if isinstance(x, Tensor)}
-    own = unwrapped(model).state_dict()
-    bad = [key for key, x in own.items() if shapes.get(key) != x.shape]
-    if not bad:
-        return
-    text = (f'{len(bad)} of the {len(own)} weights of the model are not in '
-            f'{checkpoint}, or have another shape there: ' +
-            ', '.join(bad[:3]) + (', ...' if len(bad) > 3 else ''))
-    if len(bad) > len(own) / 2:
-        raise DataError(f'{text}. Is it the checkpoint of another config?')
-    print_log(text, 'current', logging.WARNING)
 
 
 @contextmanager

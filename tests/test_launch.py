@@ -75,9 +75,15 @@ def test_a_checkpoint_of_another_model(load_config, tmp_path, shapes):
     for metric in cfg.test_evaluator:
         metric.ann_file = f'{shapes}/annotations/instances_val.json'
     torch.save(dict(state_dict={'weight': torch.ones(3)}), path)
+    with pytest.raises(DataError, match='does not fit the MoE layer'):
+        launch.build_runner(cfg, ('test', )).load_or_resume()
+    runner = launch.build_runner(cfg, ('test', ))
+    experts = {key: x for key, x in runner.model.state_dict().items()
+               if 'subnet' in key}
+    torch.save(dict(state_dict=experts), path)
     with pytest.raises(DataError, match='weights of the model are not in .*'
                        'Is it the checkpoint of another config'):
-        launch.build_runner(cfg, ('test', ))
+        runner.load_or_resume()
 
 
 def test_options_without_effect():

@@ -22,7 +22,6 @@ from mmdet_moe.version import __version__
 
 from .collect import Collector, collect, evenly_spaced
 from .embedding import embed
-from .experts import check_experts
 from .figures import Illustration, illustrate
 from .gallery import extremes, gallery
 from .interventions import KINDS, plan
@@ -88,7 +87,6 @@ def write_report(runner: Runner,
         raise ConfigError(
             f'{runner.cfg.filename}: the model has no MoE layer, so there is '
             'nothing to report; test it with tools/test.py')
-    check_experts(runner.cfg.load_from, layers)
     log = read_log(
         find_logs(runner.cfg.load_from) if logs is None else logs)
     subject = subject_of(runner)

@@ -12,11 +12,10 @@ import torch
 from mmengine.runner import Runner
 from tqdm import tqdm
 
+from mmdet_moe.files import DataError
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.models.reporting import report_decisions
-
-from .experts import check_experts
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,14 @@ def saturation(runner: Runner,
     """
     if not moe_layers(runner.model):
         raise ConfigError(f'{runner.cfg.filename}: the model has no MoE layer')
-    for checkpoint in checkpoints:
-        check_experts(checkpoint, moe_layers(runner.model))
     report_decisions(runner.model)
     runner.call_hook('before_run')  # a hook may hold the weights to use
+    for checkpoint in checkpoints:
+        # One that does not fit is named before the first of many passes.
+        try:
+            runner.load_checkpoint(checkpoint, map_location='cpu')
+        except DataError as error:
+            raise DataError(f'{checkpoint}: {error}') from None
     final = _selected(runner, checkpoints[-1])
     if not final:
         raise ConfigError(

@@ -1,4 +1,5 @@
 """MMEngine hooks; importing them registers them."""
+from .checkpoint_fit_hook import CheckpointFitHook
 from .finite_loss_hook import FiniteLossHook
 from .freeze_hook import FreezeHook
 from .kmeans_hook import KMeansHook
@@ -7,6 +8,6 @@ from .plain_checkpoint_hook import PlainCheckpointHook
 from .seed_hook import SeedHook
 
 __all__ = [
-    'FiniteLossHook', 'FreezeHook', 'KMeansHook', 'MoEHook',
-    'PlainCheckpointHook', 'SeedHook'
+    'CheckpointFitHook', 'FiniteLossHook', 'FreezeHook', 'KMeansHook',
+    'MoEHook', 'PlainCheckpointHook', 'SeedHook'
 ]
