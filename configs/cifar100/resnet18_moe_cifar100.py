@@ -5,16 +5,9 @@
 Two of four blocks are run for each picture, and the KL loss keeps them
 balanced. Not run here on CIFAR-100 itself.
 """
-_base_ = ['./resnet18_cifar100.py']
+_base_ = ['./resnet18_cifar100.py', '../_base_/moe_classifier.py']
 
-custom_hooks = [dict(type='MoEHook')]
 model = dict(
     type='MoEClassifier',
     classifier='ImageClassifier',
-    experts=[
-        dict(
-            at='backbone.layer4.1',
-            num_experts=4,
-            top_k=2,
-            soft_constraint=dict(type='KLLoss', weight=0.5))
-    ])
+    experts=[dict(at='backbone.layer4.1', **_base_.moe)])

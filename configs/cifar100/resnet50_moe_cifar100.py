@@ -7,10 +7,4 @@ _base_ = ['./resnet18_moe_cifar100.py']
 model = dict(
     backbone=dict(depth=50),
     head=dict(in_channels=2048),
-    experts=[
-        dict(
-            at='backbone.layer4.2',
-            num_experts=4,
-            top_k=2,
-            soft_constraint=dict(type='KLLoss', weight=0.5))
-    ])
+    experts=[dict(at='backbone.layer4.2', **_base_.moe)])

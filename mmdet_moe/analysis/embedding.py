@@ -58,7 +58,7 @@ def embed(records: Records,
     groups = {}
     for by, names in records.groupings.items():
         group = things.groups[by]
-        if by != 'supercategory' and (group >= 0).all():
+        if (group >= 0).all():
             votes = np.zeros((len(units), len(names)))
             np.add.at(votes, (index, group), 1)
             groups[by] = votes[chosen].argmax(axis=1), names

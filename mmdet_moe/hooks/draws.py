@@ -18,33 +18,26 @@ from torch.utils.data import DataLoader, Sampler
 Entropy = Tuple[int, ...]
 
 
-class Draw(int):
+class _Drawn:
     """An index of a data set, with what the seed of its draw is made of."""
 
     entropy: Entropy
 
-    def __new__(cls, index: int, entropy: Entropy) -> 'Draw':
+    def __new__(cls, index: Any, entropy: Entropy) -> '_Drawn':
         draw = super().__new__(cls, index)
         draw.entropy = entropy
         return draw
 
     def __reduce__(self) -> tuple:
-        return Draw, (int(self), self.entropy)
+        return type(self), (_INDICES[type(self)](self), self.entropy)
 
 
-class DrawnTuple(tuple):
-    """The same for an index of several numbers, such as a video and a
-    frame."""
+class Draw(_Drawn, int):
+    """An index that is a number."""
 
-    entropy: Entropy
 
-    def __new__(cls, index: tuple, entropy: Entropy) -> 'DrawnTuple':
-        draw = super().__new__(cls, index)
-        draw.entropy = entropy
-        return draw
-
-    def __reduce__(self) -> tuple:
-        return DrawnTuple, (tuple(self), self.entropy)
+class DrawnTuple(_Drawn, tuple):
+    """An index of several numbers, such as a video and a frame."""
 
 
 #: By the class of an index, that of its draw, and back.
