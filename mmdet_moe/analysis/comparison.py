@@ -89,7 +89,9 @@ def compare(runs: Sequence[dict], out: Path) -> str:
     figure = comparison_figure(runs)
     figure.save(out.parent / 'figures')
     rows = [row for run in runs for row in rows_of(run)]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    # What no run has, as what is told given the level, is left out.
+    columns = list(dict.fromkeys(
+        key for row in rows for key, x in row.items() if x is not None))
     rows = [{key: row.get(key) for key in columns} for row in rows]
     write_text(
         out,
