@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .checks import check_choice, check_int, check_keywords
 from .compatibility import check_collectives, check_experts, check_options
+from .counting import count_positions, count_samples, domains
 from .decision import Decision
 from .dispatch import build_dispatch, dense_dispatch
 from .distributed import all_reduce_sum
@@ -25,14 +26,12 @@ from .gates import GATES, GateNoise, global_average_pool
 from .graphs import recorded_as_a_graph
 from .grouped import check_grouped, grouped_dispatch
 from .hard_constraints import HARD_CONSTRAINTS
-from .padding import real_tokens
 from .recorder import Call, Recorder, StepSummary, collect
 from .routing import ROUTING_FUNCTIONS, Forcing, Routing, top_k_routing
-from .scopes import SCOPES, Scope, Shape
+from .scopes import SCOPES, Levels, Scope, Shape
 from .soft_constraints import SoftConstraint, build_soft_constraints
 from .statistics import weighted_sum
 
-Levels = Sequence[Tensor]
 Observer = Callable[[Decision], None]
 
 
@@ -251,7 +250,8 @@ class MoELayer(nn.Module):
         if not (self.recording and torch.is_grad_enabled()):
             return Decision(
                 self._constrained_routing(draw), self.scope, shapes)
-        counts, real = self._counts(shapes, draw['logits'].device)
+        counts, real = count_samples(self.scope, shapes, self.balance_weight,
+                                     draw['logits'].device)
         if self.hard_constraint is not None and (
                 self.hard_constraint.paper_per_call):
             routing = self._route_per_call(draw, counts,
@@ -260,7 +260,8 @@ class MoELayer(nn.Module):
             routing = self._constrained_routing(draw)
         decision = Decision(routing, self.scope, shapes)
         self.recorder.add(
-            Call(decision, counts, real, self._domain(shapes, real)),
+            Call(decision, counts, real, domains(
+                self.scope, shapes, self.soft_constraints, real)),
             guarded=self.constrained,
             layer=f'MoELayer({self.extra_repr()})')
         return decision
@@ -303,11 +304,8 @@ class MoELayer(nn.Module):
         """
         if self.recorder.calls:
             call = self.recorder.calls[-1]
-            call.counts = self.scope.total([
-                m.float().flatten(1).expand(
-                    -1, torch.Size(shape[1:]).numel()).reshape(shape)
-                for m, shape in zip(maps, call.decision.shapes)
-            ])
+            call.counts = count_positions(self.scope, call.decision.shapes,
+                                          maps)
 
     def collect(self) -> Optional[StepSummary]:
         """Losses and statistics of all calls since the last time; forgets.
@@ -383,29 +381,6 @@ class MoELayer(nn.Module):
         noise = {} if self.noise is None else dict(
             noise=logits, noise_scale=logits)
         return top_k_routing(logits, self.top_k, **noise)
-
-    def _counts(self, shapes: Sequence[Shape],
-                device: torch.device) -> Tuple[Optional[Tensor], Tensor]:
-        """What each sample counts (N,), None if the head has to say it; and
-        which of them are real and not padding (N,), 1 or 0."""
-        areas, real = [], []
-        for shape in shapes:
-            mask = real_tokens(shape)
-            areas.append(torch.ones(shape, device=device))
-            real.append(areas[-1] if mask is None else areas[-1] * mask)
-        area = self.scope.total(areas)
-        real = (self.scope.total(real) > 0).to(area)
-        if self.balance_weight == 'foreground':
-            return None, real
-        return (area * real if self.balance_weight == 'area' else real), real
-
-    def _domain(self, shapes: Sequence[Shape], real: Tensor) -> Tensor:
-        """(N,) the domains of the samples, if a constraint needs them."""
-        for constraint in self.soft_constraints:
-            if constraint.needs_domains:
-                numbers = constraint.numbers(shapes[0][0])
-                return numbers[self.scope.entries(shapes)].to(real.device)
-        return torch.zeros_like(real, dtype=torch.long)
 
     def extra_repr(self) -> str:
         soft = ', '.join(map(repr, self.soft_constraints)) or None
