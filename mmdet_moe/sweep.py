@@ -11,28 +11,32 @@ A grid is a config file with
 """
 import copy
 import csv
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from shlex import join, quote
 from statistics import mean, stdev
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Sequence, Set, Union
 
 from mmengine.config import Config
 from terminaltables import AsciiTable
 
-from .analysis.comparison import read_run, rows_of
+from .analysis.comparison import columns_of, is_p, read_run, rows_of
 from .files import DataError, TrainingError, replacing, write_text
 from .launch import read_config
 from .layers.checks import fail
 
 #: Of the table, beside axes and metrics.
-COLUMNS = ('cell', 'seed', 'layer', 'living')
+COLUMNS = ('cell', 'options', 'seed', 'layer')
 #: In the folder of a run: what it was made with.
 SETTINGS = 'settings.json'
 
@@ -65,29 +69,39 @@ class Run:
             return folder / 'report' / 'report.json'
         return folder / 'test.json'
 
-    def settings(self, options: Sequence[str]) -> dict:
+    def settings(self, options: Sequence[str],
+                 report: Sequence[str] = ()) -> dict:
         """What the result depends on."""
-        return dict(config=self.config.pretty_text, options=list(options))
+        return dict(config=self.config.pretty_text, options=list(options),
+                    report=list(report) if self.has_report else [])
 
-    def check(self, work_dir: Path,
-              options: Optional[Sequence[str]] = None) -> None:
-        """Refuse a folder that was made with another config, or with other
-        options, if these are given.
+    def made_with(self, work_dir: Path) -> dict:
+        """The settings of what is there; empty if nothing is."""
+        note = self.folder(work_dir) / SETTINGS
+        result = self.result(work_dir).is_file()
+        begun = (self.folder(work_dir) / 'last_checkpoint').is_file()
+        if not note.is_file() or not (result or begun):
+            return {}
+        found = json.loads(note.read_text())
+        if not result:
+            found.pop('report', None)  # of a report that is not there yet
+        return found
+
+    def check(self, work_dir: Path, options: Sequence[str],
+              report: Sequence[str] = ()) -> None:
+        """Refuse a folder that was made with other settings.
 
         Raises:
             DataError: See above.
         """
-        note = self.folder(work_dir) / SETTINGS
-        if not note.is_file():
-            return
-        there, asked = json.loads(note.read_text()), self.settings(
-            options or ())
-        for key in ('config', 'options') if options is not None else (
-                'config', ):
-            if there[key] != asked[key]:
+        asked = self.settings(options, report)
+        for key, there in self.made_with(work_dir).items():
+            if there != asked[key]:
                 raise DataError(
-                    f'{self.folder(work_dir)} was made with another {key}: '
-                    'take another --work-dir, or remove it')
+                    f'{self.folder(work_dir)} was made with other settings '
+                    f'({key}: {_first_difference(there, asked[key])}): take '
+                    'another --work-dir, or remove ' +
+                    ('its report' if key == 'report' else 'it'))
 
 
 def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
@@ -106,7 +120,7 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
     """
     content = Config.fromfile(grid)
     axes = content.get('axes')
-    if not isinstance(axes, dict) or 'base' not in content:
+    if not isinstance(axes, dict) or not axes or 'base' not in content:
         raise DataError(f"{grid} is no grid; it needs 'base' and 'axes'")
     for axis in axes:
         if axis in COLUMNS:
@@ -140,6 +154,17 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
             for name, cell, config, report in cells]
 
 
+def _first_difference(there: Union[str, List[str]],
+                      asked: Union[str, List[str]]) -> str:
+    """Of two texts, or of two lists of options."""
+    for pair in zip_longest(*(x.splitlines() if isinstance(x, str) else x
+                              for x in (there, asked))):
+        if pair[0] != pair[1]:
+            return 'there {}, asked for {}'.format(*(
+                'nothing' if x is None else repr(x.strip()) for x in pair))
+    return ''
+
+
 def _read(here: Path, path: str) -> Config:
     return read_config(path if '::' in path else str(here / path))
 
@@ -150,7 +175,52 @@ def write_configs(runs: Sequence[Run], folder: Path) -> None:
         write_text(folder / f'{run.name}.py', run.config.pretty_text)
 
 
-def carry_out(run: Run, work_dir: Path, tools: Path,
+class Tools:
+    """The tools, each run in a process of its own.
+
+    Args:
+        folder: Of the tools.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: Set[subprocess.Popen] = set()
+
+    def call(self, tool: str, arguments: Sequence[str], folder: Path) -> None:
+        """Run a tool, with its output in ``sweep.log`` of a folder.
+
+        Nobody else can work in that folder as long as the tool runs, even if
+        this process is killed meanwhile.
+
+        Raises:
+            TrainingError: Somebody else does, or the tool has failed.
+        """
+        log = folder / 'sweep.log'
+        with log.open('a') as output, (folder / 'sweep.lock').open('w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(f'another process works in {folder}; wait '
+                                    'for it, or end it') from None
+            with subprocess.Popen(
+                    [sys.executable, str(self.folder / tool), *arguments],
+                    stdout=output, stderr=subprocess.STDOUT,
+                    pass_fds=[lock.fileno()]) as process:
+                self._running.add(process)
+                process.wait()
+                self._running.discard(process)
+        if process.returncode:
+            lines = log.read_text(errors='replace').strip().splitlines()
+            raise TrainingError(f'{Path(tool).name} failed, see {log}' +
+                                ''.join(f': {line}' for line in lines[-1:]))
+
+    def stop(self) -> None:
+        """End those that run."""
+        for process in list(self._running):
+            process.terminate()
+
+
+def carry_out(run: Run, work_dir: Path, tools: Tools,
               options: Sequence[str] = (), report: Sequence[str] = ()
               ) -> None:
     """Train, test and report a run, from where it stopped.
@@ -158,48 +228,38 @@ def carry_out(run: Run, work_dir: Path, tools: Path,
     Args:
         run: Of a grid.
         work_dir: Of the sweep.
-        tools: Folder of the tools.
+        tools: Which do it.
         options: For ``--cfg-options`` of all three.
         report: Further arguments of the report.
 
     Raises:
+        DataError: See :meth:`Run.check`.
         TrainingError: One of them has failed; names its log.
     """
     folder = run.folder(work_dir)
-    run.check(work_dir, options)
-    write_text(folder / SETTINGS, json.dumps(run.settings(options), indent=1))
+    run.check(work_dir, options, report)
+    write_text(folder / SETTINGS,
+               json.dumps(run.settings(options, report), indent=1))
     config = write_text(folder / f'{run.name}.py', run.config.pretty_text)
-    options = ['--cfg-options', f'randomness.seed={run.seed}', *options]
-    _call(tools / 'train.py', [
+    # The seed comes last, so that no option changes it.
+    options = ['--cfg-options', *options, f'randomness.seed={run.seed}']
+    tools.call('train.py', [
         str(config), '--work-dir', str(folder), '--resume', *options], folder)
     note = folder / 'last_checkpoint'
     if not note.is_file():
         raise TrainingError(f'train.py has written no checkpoint to {folder}')
     checkpoint = note.read_text().strip()
     if run.has_report:
-        _call(tools / 'analysis_tools' / 'expert_report.py', [
-              str(config), checkpoint,
-              '--work-dir', str(folder / 'report'), '--resume', *report,
-              *options], folder)
+        tools.call('analysis_tools/expert_report.py', [
+            str(config), checkpoint, '--work-dir', str(folder / 'report'),
+            '--resume', *report, *options], folder)
         return
-    _call(tools / 'test.py', [str(config), checkpoint, '--work-dir',
-          str(folder / 'test'), *options], folder)
+    tools.call('test.py', [str(config), checkpoint, '--work-dir',
+               str(folder / 'test'), *options], folder)
     written = sorted((folder / 'test').glob('2*/*.json'))
     if not written:
         raise TrainingError(f'test.py has written no metrics to {folder}')
     write_text(run.result(work_dir), written[-1].read_text())
-
-
-def _call(tool: Path, arguments: Sequence[str], folder: Path) -> None:
-    """Run a tool, with its output in ``sweep.log``."""
-    log = folder / 'sweep.log'
-    with log.open('a') as output:
-        done = subprocess.run([sys.executable, str(tool), *arguments],
-                              stdout=output, stderr=subprocess.STDOUT)
-    if done.returncode:
-        lines = log.read_text(errors='replace').strip().splitlines()
-        raise TrainingError(f'{tool.name} failed, see {log}' +
-                            ''.join(f': {line}' for line in lines[-1:]))
 
 
 def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
@@ -220,54 +280,107 @@ def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
 
     Raises:
         DataError: A folder was made with other settings.
-        TrainingError: After the others, if any has failed.
+        TrainingError: It was interrupted, and what was running with it; or,
+            after the others, a run has failed.
     """
     for run in runs:
-        run.check(work_dir, options)
+        run.check(work_dir, options, report)
     left = [run for run in runs if not run.result(work_dir).is_file()]
-    failed = []
+    failed, running = [], Tools(tools)
 
     def one(run: Run) -> str:
         try:
-            carry_out(run, work_dir, tools, options, report)
+            carry_out(run, work_dir, running, options, report)
         except (TrainingError, DataError, OSError) as error:
             failed.append(run)
             return f'{run.name}, seed {run.seed}: {error}'
         return f'{run.name}, seed {run.seed}: done'
 
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(one, left)
+    with _terminated_as_interrupted(), ThreadPoolExecutor(jobs) as pool:
+        try:
+            yield from pool.map(one, left)
+        except KeyboardInterrupt:
+            raise TrainingError('interrupted; called again, the sweep goes on '
+                                'where it stopped') from None
+        finally:
+            running.stop()
     if failed:
         raise TrainingError(f'{len(failed)} of {len(left)} runs have failed')
 
 
-def write_table(runs: Sequence[Run], work_dir: Path) -> str:
-    """Write ``table.csv``, a row for each run and MoE layer that has a result,
-    and return the means over the seeds as text."""
-    rows = []
-    for run in runs:
-        run.check(work_dir)
-        if run.result(work_dir).is_file():
-            found = read_run(str(run.result(work_dir)))
-            rows += [dict(run.cell, cell=run.name, seed=run.seed, **{
-                key: x for key, x in row.items() if key != 'run'
-            }) for row in rows_of(found)]
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does, where that can be said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def write_table(grid: str, work_dir: Path) -> str:
+    """Write ``table.csv``, a row for each MoE layer of each run of a grid that
+    has a result, with any seed; return the means over the seeds as text.
+
+    Runs with different options are not taken together. Those that were made
+    with another config are left out, and named in the text.
+
+    Raises:
+        DataError: An axis has the name of a column.
+    """
+    seeds = sorted({int(path.name.removeprefix('seed_'))
+                    for path in work_dir.glob('*/seed_*')})
+    rows, end = [], ''
+    for run in runs_of(grid, seeds=seeds):
+        there = run.made_with(work_dir)
+        options = there.get('options', [])
+        if not run.result(work_dir).is_file():
+            continue
+        if there.get('config', run.config.pretty_text) != (
+                run.config.pretty_text):
+            end += (f'{run.name}, seed {run.seed}: left out, as it was made '
+                    'with another config\n')
+            continue
+        for row in rows_of(read_run(str(run.result(work_dir)))):
+            for axis in run.cell:
+                if axis in row:
+                    raise DataError(f'{grid} has an axis {axis!r}, which is '
+                                    'the name of a column of the table')
+            del row['run']
+            rows.append(dict(run.cell, cell=run.name, seed=run.seed,
+                             options=' '.join(options), **row))
     if not rows:
-        return 'no run has a result yet\n'
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+        return end + 'no run has a result yet\n'
+    columns = columns_of(rows)
     with replacing(work_dir / 'table.csv') as file:
-        writer = csv.DictWriter(file, columns, lineterminator='\n')
+        writer = csv.DictWriter(file, columns, lineterminator='\n',
+                                extrasaction='ignore')
         writer.writeheader()
         writer.writerows(rows)
-    cells: Dict[tuple, List[dict]] = {}
-    for row in rows:
-        cells.setdefault((row['cell'], row.get('layer')), []).append(row)
+    return _means(rows, columns) + end
+
+
+def _means(rows: Sequence[dict], columns: Sequence[str]) -> str:
+    """A table with a row for each cell and layer: means and standard
+    deviations over the seeds, and of p the largest."""
+    names = [c for c in ('cell', 'options', 'layer') if c in columns]
     numbers = [c for c in columns if c != 'seed' and any(
         isinstance(row.get(c), (int, float)) for row in rows)]
-    table = [['cell', 'layer', 'seeds', *numbers]]
-    for (cell, layer), own in cells.items():
-        table.append([cell, layer or '-', str(len(own)),
-                      *(_mean([row.get(c) for row in own]) for c in numbers)])
+    cells: Dict[tuple, List[dict]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row.get(c) for c in names), []).append(row)
+    table = [[*names, 'seeds', *(f'largest {c}' if is_p(c) else c
+                                 for c in numbers)]]
+    for cell, own in cells.items():
+        table.append([*(x or '-' for x in cell), str(len(own))])
+        for c in numbers:
+            x = [row[c] for row in own if row.get(c) is not None]
+            spread = f' ± {stdev(x):.2g}' if len(x) > 1 and not is_p(c) else ''
+            middle = max if is_p(c) else mean
+            table[-1].append(f'{middle(x):.3g}{spread}' if x else '-')
     return AsciiTable(table).table + '\n'
 
 
@@ -296,11 +409,3 @@ case "$SLURM_ARRAY_TASK_ID" in
 {jobs}
 esac
 """)
-
-
-def _mean(values: Sequence) -> str:
-    values = [x for x in values if x is not None]
-    if not values:
-        return '-'
-    spread = f' ± {stdev(values):.2g}' if len(values) > 1 else ''
-    return f'{mean(values):.3g}{spread}'

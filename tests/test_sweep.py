@@ -1,6 +1,11 @@
 """A grid: which runs there are, and what becomes of them."""
 import csv
+import fcntl
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,16 +35,18 @@ REPORT = """
 import json, sys
 from pathlib import Path
 folder = Path(sys.argv[sys.argv.index('--work-dir') + 1])
-folder.mkdir()
+folder.mkdir(exist_ok=True)
 seed = int(' '.join(sys.argv).split('seed=')[1][0])
 told = dict(of='class', given_level=False, bits=1.0, nmi=0.25,
-            leading_nmi=0.5, p_value=0.01)
+            leading_nmi=0.5, p_value=0.01 * (1 + seed),
+            random_p_value=None)
 (folder / 'report.json').write_text(json.dumps(dict(
     format='mmdet_moe report', name='x', interventions=[],
     words=dict(metric='accuracy', by='class'),
     metrics=dict(accuracy=dict(value=0.5 + 0.1 * seed)),
     layers=dict(layer=dict(
-        living_experts=4, experts=4, importance_cv=0.1, share_cv=0.1,
+        living_experts=4, experts=4, importance=[0.5, 0.5, 0, 0],
+        importance_cv=0.1, share_cv=0.1,
         input_dependence=dict(all=dict(bits=1.0)), specialisation=[told])))))
 """
 TEST = """
@@ -105,15 +112,73 @@ def test_names(grid, change, message):
 def test_results_of_other_settings_are_refused(grid, tmp_path):
     tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
     runs = runs_of(grid, only=dict(experts=['e4']))
-    list(sweep(runs, work_dir, tools, options=['a=1']))
-    assert list(sweep(runs, work_dir, tools, options=['a=1'])) == []
-    with pytest.raises(DataError, match='seed_0 was made with another options'):
-        list(sweep(runs, work_dir, tools))
-    write_table(runs, work_dir)
+    made = dict(options=['a=1'], report=['--seed', '1'])
+    list(sweep(runs, work_dir, tools, **made))
+    assert list(sweep(runs, work_dir, tools, **made)) == []
+    for other, message in (
+            (dict(options=[]), "options: there 'a=1', asked for nothing"),
+            (dict(report=['--seed', '2']), "report: there '1', asked for '2'")):
+        with pytest.raises(DataError, match=message):
+            list(sweep(runs, work_dir, tools, **{**made, **other}))
+    runs[0].result(work_dir).unlink()
+    runs[1].result(work_dir).unlink()
+    list(sweep(runs, work_dir, tools, options=['a=1']))  # only a report again
+    assert 'a=1' in write_table(grid, work_dir)
     Path(grid).write_text(GRID.replace('(4, 10)', '(4, )').replace(
         ': e}', ': 2 * e}'))
-    with pytest.raises(DataError, match='seed_0 was made with another config'):
-        write_table(runs_of(grid), work_dir)
+    with pytest.raises(DataError, match='there .*experts=4.*asked .*experts=8'):
+        list(sweep(runs_of(grid, only=dict(experts=['e4'])), work_dir, tools,
+                   options=['a=1']))
+    assert 'kl_e4, seed 0: left out, as it was made with another config' in (
+        write_table(grid, work_dir))
+
+
+def test_what_has_not_begun_may_change(grid, tmp_path):
+    tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
+    (tools / 'train.py').write_text('import sys; sys.exit("error: no data")')
+    with pytest.raises(TrainingError):
+        list(sweep(runs_of(grid), work_dir, tools))
+    (tools / 'train.py').write_text(TRAIN)
+    assert len(list(sweep(
+        runs_of(grid), work_dir, tools, options=['a=1']))) == 5
+
+
+def test_an_interrupted_sweep_leaves_nothing_running(grid, tmp_path):
+    """What runs is ended by SIGTERM; without that it keeps its folder."""
+    tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
+    begun = tmp_path / 'begun'
+    (tools / 'train.py').write_text(
+        'import os, time\nfrom pathlib import Path\n'
+        f'Path({str(begun)!r}).write_text(str(os.getpid()))\n'
+        'time.sleep(60)')
+    code = (
+        'import sys\nfrom pathlib import Path\n'
+        'from mmdet_moe.launch import clear_errors\n'
+        'from mmdet_moe.sweep import runs_of, sweep\n'
+        'with clear_errors():\n'
+        f'    list(sweep(runs_of({grid!r})[:1], Path({str(work_dir)!r}), '
+        f'Path({str(tools)!r})))')
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(
+            [sys.executable, '-c', code], stderr=subprocess.PIPE, text=True)
+        while not begun.exists() or not begun.read_text():
+            time.sleep(0.05)
+        child = int(begun.read_text())
+        begun.unlink()
+        process.send_signal(number)
+        error = process.communicate()[1]
+        lock = work_dir / 'none_e4' / 'seed_0' / 'sweep.lock'
+        if number == signal.SIGTERM:
+            assert 'error: interrupted; called again, the sweep goes' in error
+            with lock.open('w') as file:  # nobody has it
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            continue
+        with pytest.raises(TrainingError):
+            said = []
+            for line in sweep(runs_of(grid)[:1], work_dir, tools):
+                said.append(line)
+        assert 'another process works in' in said[0]
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_run_without_a_checkpoint_does_not_stop_the_others(grid, tmp_path):
@@ -139,11 +204,17 @@ def test_a_sweep_goes_on_where_it_stopped(grid, tmp_path):
         'sweep.log: error: the loss is not finite']
     (tools / 'train.py').write_text(TRAIN.replace('seed=1', 'seed=9'))
     assert list(sweep(runs, work_dir, tools)) == ['kl_e10, seed 1: done']
-    text = write_table(runs, work_dir)
+    text = write_table(grid, work_dir)
     rows = list(csv.DictReader((work_dir / 'table.csv').open()))
     assert len(rows) == 10
     assert [row['NMI'] for row in rows if row['constraint']] == 8 * ['0.25']
     assert '55 ± 7.1' in text and '| dense    | -' in text
+    head, first = text.splitlines()[1], text.splitlines()[3]
+    assert first.split('|')[head.split('|').index(' largest p ')].strip() == (
+        '0.02')
+    Path(grid).write_text(GRID.replace('constraint=', 'NMI='))
+    with pytest.raises(DataError, match="an axis 'NMI', which is the name"):
+        write_table(grid, work_dir)
 
 
 def test_a_job_array(grid, tmp_path):

@@ -3,6 +3,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmdet_moe.analysis import arguments
+from mmdet_moe.files import TrainingError
 from mmdet_moe.launch import clear_errors
 from mmdet_moe.layers.checks import check_choice, check_int
 from mmdet_moe.sweep import (
@@ -15,13 +17,23 @@ from mmdet_moe.sweep import (
 
 
 def named_values(text: str):
-    name, _, values = text.partition('=')
+    name, equals, values = text.partition('=')
+    if not equals:
+        raise argparse.ArgumentTypeError(f'{text!r}: AXIS=VALUE is expected')
     return name, values.split(',')
 
 
 def report_option(text: str):
-    name, values = named_values(text)
-    return f'--{name}', *(values if '=' in text else ())
+    name, equals, values = text.partition('=')
+    return f'--{name}', *(values.split(',') if equals else ())
+
+
+def check_report_options(options: list):
+    """Refuse them now, and not after the first training."""
+    parser = argparse.ArgumentParser(
+        prog='--report-options', add_help=False, allow_abbrev=False)
+    arguments.add_arguments(parser)
+    arguments.report_options(parser.parse_args(options))
 
 
 def given(name: str, values: list):
@@ -66,22 +78,35 @@ def main():
             names = [run.name for run in runs]
             check_choice('--run', args.run, names)
             runs = [run for run in runs if run.name == args.run]
+        report = [part for option in args.report_options
+                  for part in report_option(option)]
+        check_report_options(report)
         if args.write_configs:
             write_configs(runs, args.write_configs)
-        elif args.slurm:
+            print(f'{args.write_configs} written')
+            return
+        if args.slurm:
             write_slurm(runs, args.slurm, [
                 sys.executable, sys.argv[0], args.grid, '--work-dir',
                 str(work_dir), *given('--cfg-options', args.cfg_options),
                 *given('--report-options', args.report_options)])
-        elif not args.table:
-            report = [part for option in args.report_options
-                      for part in report_option(option)]
-            for line in sweep(
+            print(f'{args.slurm} written; for the table of all runs call '
+                  'this again with --table')
+            return
+        try:
+            for line in () if args.table else sweep(
                     runs, work_dir, Path(__file__).parent, jobs=args.jobs,
                     options=args.cfg_options, report=report):
                 print(line, flush=True)
-        if not (args.write_configs or args.slurm or args.run):
-            print(write_table(runs, work_dir), end='')
+        except TrainingError:  # there may be a table of the others
+            show_table(args, work_dir)
+            raise
+        show_table(args, work_dir)
+
+
+def show_table(args, work_dir: Path):
+    if args.run is None:  # jobs would write it at the same time
+        print(write_table(args.grid, work_dir), end='')
 
 
 if __name__ == '__main__':

@@ -89,9 +89,7 @@ def compare(runs: Sequence[dict], out: Path) -> str:
     figure = comparison_figure(runs)
     figure.save(out.parent / 'figures')
     rows = [row for run in runs for row in rows_of(run)]
-    # What no run has, as what is told given the level, is left out.
-    columns = list(dict.fromkeys(
-        key for row in rows for key, x in row.items() if x is not None))
+    columns = columns_of(rows)
     rows = [{key: row.get(key) for key in columns} for row in rows]
     write_text(
         out,
@@ -134,9 +132,14 @@ def _stabilities(reports: Sequence[dict]) -> Iterator[dict]:
 
 
 def rows_of(run: dict) -> List[dict]:
-    """A row for each layer of a run; one if it has none."""
+    """A row for each layer of a run; one if it has none.
+
+    Metrics, and what dropping an expert costs at most, are in points.
+    ``living`` experts are selected at least once, and ``with 1 %`` those with
+    that much of the importance.
+    """
     metrics = {
-        name: None if x['value'] is None else 100 * x['value']
+        name: None if x['value'] is None else round(100 * x['value'], 6)
         for name, x in run['metrics'].items()
     }
     if not run['layers']:
@@ -152,14 +155,27 @@ def rows_of(run: dict) -> List[dict]:
     ]
 
 
+def columns_of(rows: Sequence[dict]) -> List[str]:
+    """What any row has a value for, in their order."""
+    return list(dict.fromkeys(key for row in rows for key, x in row.items()
+                              if x not in (None, '')))
+
+
+def is_p(column: str) -> bool:
+    """Whether a column has p-values, of which a mean would say nothing."""
+    return column.split()[0].rstrip(',') == 'p'
+
+
 def _usage(layer: dict, by: str) -> dict:
     tells = {(row['of'], row['given_level']): row
              for row in layer['specialisation']}
-    nothing = dict(bits=None, p_value=None, nmi=None, leading_nmi=None)
+    nothing = dict(bits=None, p_value=None, nmi=None, leading_nmi=None,
+                   random_p_value=None)
     free = tells.get((by, False), nothing)
     given = tells.get((by, True), nothing)
     return {
-        'living': f'{layer["living_experts"]} of {layer["experts"]}',
+        'living': layer['living_experts'],
+        'with 1 %': sum(x >= 0.01 for x in layer['importance']),
         'CV importance': layer['importance_cv'],
         'CV share': layer['share_cv'],
         'input-dependence, bits': layer['input_dependence']['all']['bits'],
@@ -167,6 +183,7 @@ def _usage(layer: dict, by: str) -> dict:
         'NMI': free['nmi'],
         'NMI, leading expert': free['leading_nmi'],
         'p': free['p_value'],
+        'p, random gates': free['random_p_value'],
         'given level, bits': given['bits'],
         'p given level': given['p_value']
     }
@@ -175,7 +192,9 @@ def _usage(layer: dict, by: str) -> dict:
 def _worst(interventions: Sequence[dict], layer: str, metric: str) -> dict:
     """What the metric loses at most if one expert is dropped."""
     losses = [
-        -100 * row['difference'][metric]['value'] for row in interventions
+        # + 0: not "-0", where nothing changes
+        round(-100 * row['difference'][metric]['value'], 6) + 0
+        for row in interventions
         if row['layer'] == layer and row['kind'] == 'drop'
         and row['difference'][metric]['value'] is not None
     ]

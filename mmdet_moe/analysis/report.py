@@ -133,8 +133,6 @@ def write_report(runner: Runner,
         **make_tables(records, options),
         notes=_forced_notes(layers) + _left_out(records) +
         subject.notes(records) + log.notes)
-    write_text(folder / 'report.json',
-               json.dumps(tables, indent=1, allow_nan=False))
     write_text(folder / 'report.txt', summary(tables))
     figures = illustrate(
         tables, {
@@ -146,6 +144,9 @@ def write_report(runner: Runner,
     page = write_text(
         folder / 'report.html',
         _page(records, subject, tables, figures, runner.cfg.pretty_text))
+    # The last one: where it is, all is.
+    write_text(folder / 'report.json',
+               json.dumps(tables, indent=1, allow_nan=False))
     parts.remove()
     return page
 

@@ -80,7 +80,7 @@ def test_comparison(report, shapes, tmp_path):
     output = tool('tools/analysis_tools/compare_reports.py', f'plain={dense}',
                   f'soft={report / "report.json"}', '--out',
                   tmp_path / 'page' / 'comparison.html')
-    assert 'plain' in output and '4 of 4' in output
+    assert 'plain' in output
     page = (tmp_path / 'page' / 'comparison.html').read_text()
     assert 'bbox_head.cls_subnet' in page and 'http' not in page
     assert (tmp_path / 'page' / 'figures' / 'tradeoff.pdf').exists()
