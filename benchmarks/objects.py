@@ -194,7 +194,7 @@ def summary(report: dict) -> Dict[str, dict]:
             functions=table['functions'],
             without=[{
                 **{size: row['difference'][size] for size in SIZES},
-                **row['difference_by_class']
+                **row['difference_by']['class']
             } for row in report['interventions']
                 if (row['layer'], row['kind']) == (layer, 'drop')])
         for layer, table in report['layers'].items()

@@ -27,7 +27,7 @@ from torch import nn
 from .config_parts import metrics_of, type_name
 from .conversion import UpcycleInit
 from .files import DataError, TrainingError
-from .hooks import CheckpointFitHook
+from .hooks import check_fit
 from .layers.checks import ConfigError, fail
 from .resuming import choose_checkpoint, keep_safe
 from .trust import RUN_CODE, check_checkpoint, load_weights_only
@@ -225,8 +225,8 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
         check_checkpoint(cfg.load_from)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
         Runner.from_cfg(cfg))
-    if loaders == ('test', ) and isinstance(runner.model, nn.Module):
-        runner.register_hook(CheckpointFitHook())
+    if set(loaders) == {'test'} and isinstance(runner.model, nn.Module):
+        check_fit(runner)
     if how is not None:
         print_log(how, 'current')
     if how is not None and isinstance(runner.model, nn.Module):

@@ -1,4 +1,4 @@
-"""Double dissociation: experts that are needed for different objects.
+"""Double dissociation: experts that do different things for different objects.
 
 Without expert e one group of objects loses more than without expert f, and
 another group less. Only one of the two would also be seen if one expert was
@@ -27,12 +27,15 @@ class Dissociation:
         experts: e and f.
         groups: What loses more without e than without f, and the other way
             round.
-        more: How much more, in AP, with intervals: of the first group without
-            e, of the second without f.
+        more: How much more, of the metric, with intervals: of the first group
+            without e, of the second without f.
+        lost: What these lose altogether. It need not be above 0: a group may
+            gain without the other expert instead.
     """
     experts: Tuple[int, int]
     groups: Tuple[str, str]
     more: Tuple[dict, dict]
+    lost: Tuple[dict, dict]
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def double_dissociations(losses: Dict[int, Losses]) -> Dissociations:
             g, h = max(pairs, key=lambda p: min(more[p[0]]['interval']['low'],
                                                 less[p[1]]['interval']['low']))
             found.append((clear[0], Dissociation(
-                (e, f), (g, h), (more[g], less[h]))))
+                (e, f), (g, h), (more[g], less[h]),
+                (_loss(losses[e][g]), _loss(losses[f][h])))))
     reached = int((by_chance >= clearest).sum())
     found = [one for _, one in sorted(found, key=lambda x: -x[0])]
     return Dissociations(found, float(pairs_by_chance.mean()),
@@ -116,6 +120,11 @@ def _clear(scaled: np.ndarray) -> np.ndarray:
     if not len(scaled):
         return np.zeros(0)
     return np.minimum(scaled.max(axis=0), (-scaled).max(axis=0))
+
+
+def _loss(x: np.ndarray) -> dict:
+    """Value and interval."""
+    return dict(value=float(x[0]), interval=interval(x[1:]))
 
 
 def _more(difference: np.ndarray) -> Optional[dict]:

@@ -38,7 +38,7 @@ def effects(records: Records, base: Values, counts: np.ndarray
 
     Returns:
         A row for each intervention but draws of experts; and by layer what
-        each group of things, by part and by class, loses, and all together.
+        each part and each group of things loses, and all together.
     """
     rows: List[dict] = []
     lost: Dict[str, dict] = defaultdict(lambda: defaultdict(dict))
@@ -46,10 +46,10 @@ def effects(records: Records, base: Values, counts: np.ndarray
         own = base if metric is records.metric else resampled(metric, counts)
         more = {name: after - base.overall[name]
                 for name, after in own.overall.items()}
-        more_by_class = own.by_class - base.by_class
+        more_by = {by: own.by_group[by] - x for by, x in base.by_group.items()}
         lost[intervention.layer][intervention.kind][
             intervention.value] = _losses(
-                records.metric.words, records.classes, more, more_by_class)
+                records.metric.words, records.groupings, more, more_by)
         if intervention.kind == 'random_routing':
             continue  # one draw says little: their mean is in the functions
         rows.append(
@@ -60,19 +60,19 @@ def effects(records: Records, base: Values, counts: np.ndarray
                 as_trained=metric is records.metric,
                 metrics=in_json(own.overall),
                 difference=in_json(more),
-                difference_by_class=by_class_in_json(
-                    more_by_class, records.classes)))
+                difference_by=by_group_in_json(more_by, records.groupings)))
     return rows, lost
 
 
-def _losses(words: Words, classes: Sequence[str], more: Dict[str, np.ndarray],
-            more_by_class: np.ndarray) -> Losses:
+def _losses(words: Words, groupings: Mapping[str, Sequence[str]],
+            more: Dict[str, np.ndarray],
+            more_by: Dict[str, np.ndarray]) -> Losses:
     """Differences -> what is lost, by the words for whom."""
     return {
         words.all: -more[words.metric],
         **{part: -more[name] for name, part in words.parts.items()},
-        **{words.of_class(name): -x
-           for name, x in zip(classes, more_by_class)}
+        **{words.of_group(by, name): -x for by, own in more_by.items()
+           for name, x in zip(groupings[by], own)}
     }
 
 
@@ -151,10 +151,13 @@ def in_json(metrics: Dict[str, np.ndarray]) -> Dict[str, dict]:
     }
 
 
-def by_class_in_json(values: np.ndarray,
-                     classes: Sequence[str]) -> Dict[str, dict]:
-    """(classes, 1 + R) -> by class the value and the interval."""
-    return in_json(dict(zip(classes, values)))
+def by_group_in_json(values: Mapping[str, np.ndarray],
+                     groupings: Mapping[str, Sequence[str]]
+                     ) -> Dict[str, Dict[str, dict]]:
+    """(groups, 1 + R) each -> by grouping and group the value and the
+    interval."""
+    return {by: in_json(dict(zip(groupings[by], x)))
+            for by, x in values.items()}
 
 
 def _number(x: float) -> Optional[float]:

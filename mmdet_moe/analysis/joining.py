@@ -127,15 +127,8 @@ def _groupings(collector: Collector, pictures: Sequence[Picture]
     if len(domains) > 1:  # one tells nothing
         found['domain'] = (domains,
                            lambda columns: of_picture[columns['picture']])
-    return {by: (_unique(names), group)
+    return {by: (names, group)
             for by, (names, group) in found.items() if names}
-
-
-def _unique(names: List[str]) -> List[str]:
-    """Two groups of the same name, such as ImageNet's two cranes, get their
-    numbers, as tables are by name."""
-    return [f'{name} ({i})' if names.count(name) > 1 else name
-            for i, name in enumerate(names)]
 
 
 def _in_order(columns: Nest, index: np.ndarray, rows: Dict[str, np.ndarray],

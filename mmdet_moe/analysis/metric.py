@@ -46,9 +46,9 @@ class Words:
         """What the metric is about, when it is not a part."""
         return f'all {self.things}'
 
-    def of_class(self, name: str) -> str:
-        """The things of a class."""
-        return f'{self.things} of class {name}'
+    def of_group(self, by: str, name: str) -> str:
+        """The things of a group, such as those of a class."""
+        return f'{self.things} of {by} {name}'
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ class Values:
 
     Attributes:
         overall: By name (R,); the most important one first.
-        by_class: (classes, R) the most important one of each class.
+        by_group: By grouping, such as class, the most important one of each
+            group, (groups, R).
     """
     overall: Dict[str, np.ndarray]
-    by_class: np.ndarray
+    by_group: Dict[str, np.ndarray]
 
 
 class Metric(Protocol):

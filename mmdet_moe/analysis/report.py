@@ -15,6 +15,7 @@ from terminaltables import AsciiTable
 
 from mmdet_moe.colours import EXPERT_COLOURS
 from mmdet_moe.files import write_text
+from mmdet_moe.hooks import check_fit
 from mmdet_moe.hooks.wrappers import unwrapped
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
@@ -93,6 +94,7 @@ def write_report(runner: Runner,
     if options.score_thr is None:
         options = replace(options, score_thr=subject.score_thr)
     folder = Path(runner.work_dir)
+    check_fit(runner)
     runner.call_hook('before_run')  # a hook may hold the weights to use
     runner.load_or_resume()
     runner.call_hook('before_test')

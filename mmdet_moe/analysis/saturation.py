@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 
 from mmdet_moe.files import DataError
+from mmdet_moe.hooks import check_fit
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.models.reporting import report_decisions
@@ -57,6 +58,7 @@ def saturation(runner: Runner,
     if not moe_layers(runner.model):
         raise ConfigError(f'{runner.cfg.filename}: the model has no MoE layer')
     report_decisions(runner.model)
+    check_fit(runner)
     runner.call_hook('before_run')  # a hook may hold the weights to use
     for checkpoint in checkpoints:
         # One that does not fit is named before the first of many passes.

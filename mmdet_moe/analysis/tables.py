@@ -13,7 +13,7 @@ from mmdet_moe.layers import split_usage
 from mmdet_moe.layers.checks import check_int, fail
 
 from .effects import (
-    by_class_in_json,
+    by_group_in_json,
     effects,
     functions,
     in_json,
@@ -68,7 +68,8 @@ def make_tables(records: Records, options: Options) -> dict:
     Returns:
         ``num_images``, ``num_labelled``, ``num_correct``; ``options``;
         ``levels_by``, how objects got their levels;
-        ``words`` of the metric, ``metrics`` and ``metric_by_class``;
+        ``words`` of the metric, ``metrics`` and ``metric_by``, by
+        grouping and group;
         ``layers``, by name, as :func:`layer_tables` gives them, with
         ``functions`` of its experts, as :func:`.effects.functions` gives
         them, and a ``verdict`` in words;
@@ -100,7 +101,7 @@ def make_tables(records: Records, options: Options) -> dict:
         levels_by=records.levels_by,
         words=asdict(words),
         metrics=in_json(base.overall),
-        metric_by_class=by_class_in_json(base.by_class, records.classes),
+        metric_by=by_group_in_json(base.by_group, records.groupings),
         layers=layers,
         interventions=rows)
 

@@ -91,9 +91,9 @@ def _at_random(rows: Dict[str, dict]) -> str:
         said.append('Gates that are drawn at random and see the same features '
                     f'tell less of {" and ".join(more)}.')
     if same:
-        said.append('Gates that are drawn at random tell as much of '
-                    f'{" and ".join(same)}, so that it was learned is not '
-                    'shown.')
+        said.append('That gates drawn at random tell less of '
+                    f'{" and ".join(same)} is not shown, and so neither that '
+                    'it was learned.')
     return ' '.join(said)
 
 
@@ -128,11 +128,15 @@ def _needs(interventions: Sequence[dict], words: Words) -> List[str]:
         missed += len(lost)
         if lost:
             worst = min(lost, key=lambda g: lost[g]['value'])
+            best = max(groups, key=lambda g: groups[g]['value'])
+            gain = (f', and {best} gain most ({_change(groups[best])})'
+                    if groups[best]['interval']['low'] > 0 else '')
             said.append(
                 f'Without expert {row["value"]} {worst} lose most '
-                f'({_change(lost[worst])} points of {words.metric}).')
-    kinds = 'sizes and classes' if words.parts else 'classes'
-    said.append(f'{missed} of {looked_at} intervals of what {kinds} '
+                f'({_change(lost[worst])} points of {words.metric}){gain}.')
+    kinds = (['size'] if words.parts else []) + [*dropped[0]['difference_by']]
+    said.append(f'{missed} of {looked_at} intervals of what '
+                f'{" and ".join(_PLURAL[kind] for kind in kinds)} '
                 'lose without an expert are below 0; by chance alone it would '
                 f'be about {0.025 * looked_at:.1f}.')
     return said
@@ -190,20 +194,25 @@ def _dissociations(dissociations: dict, how: str) -> str:
     many = ('1 pair of experts is doubly dissociated:' if len(found) == 1 else
             f'{len(found)} pairs of experts are doubly dissociated, such as '
             f'{e} and {f}:')
+    whole = sum(all(x['interval'] and x['interval']['low'] > 0
+                    for x in pair['lost']) for pair in found)
     chance, p = dissociations['by_chance'], dissociations['p_value']
     end = ('' if p <= SIGNIFICANT else ' That is no more than chance: that '
            'they can do different things is not shown by this.')
     return (f'{many} {g} lose {_change(one["more"][0])} points more '
             f'{how.format(e)}, and {h} {_change(one["more"][1])} more '
             f'{how.format(f)} (by chance about {chance:.1f} pairs, '
-            f'p = {p:.3f}).{end}')
+            f'p = {p:.3f}). In {whole} of {len(found)} both groups lose '
+            'something altogether; else one gains without the other '
+            f'expert.{end}')
 
 
 def _groups(row: dict, words: Words) -> Dict[str, dict]:
     return {
         **{part: row['difference'][key] for key, part in words.parts.items()},
-        **{words.of_class(c): x
-           for c, x in row['difference_by_class'].items()}
+        **{words.of_group(by, name): x
+           for by, groups in row['difference_by'].items()
+           for name, x in groups.items()}
     }
 
 

@@ -1,5 +1,5 @@
 """MMEngine hooks; importing them registers them."""
-from .checkpoint_fit_hook import CheckpointFitHook
+from .checkpoint_fit_hook import CheckpointFitHook, check_fit
 from .finite_loss_hook import FiniteLossHook
 from .freeze_hook import FreezeHook
 from .kmeans_hook import KMeansHook
@@ -9,5 +9,6 @@ from .seed_hook import SeedHook
 
 __all__ = [
     'CheckpointFitHook', 'FiniteLossHook', 'FreezeHook', 'KMeansHook',
-    'MoEHook', 'PlainCheckpointHook', 'SeedHook'
+    'MoEHook', 'PlainCheckpointHook', 'SeedHook',
+    'check_fit'
 ]

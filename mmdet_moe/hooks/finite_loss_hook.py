@@ -48,6 +48,13 @@ class _Pass(NamedTuple):
     finite: Tensor
 
 
+def _writes(hook: CheckpointHook, runner) -> bool:
+    """Whether a hook writes a checkpoint after this iteration."""
+    return not hook.by_epoch and (
+        hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+        or hook.save_last and hook.is_last_train_iter(runner))
+
+
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
     """Stops a training whose loss, or gradient, is no number, before it
@@ -100,6 +107,9 @@ class FiniteLossHook(Hook):
                          batch_idx: int,
                          data_batch: Optional[Sequence] = None,
                          outputs: Optional[dict] = None) -> None:
+        if any(isinstance(hook, CheckpointHook) and _writes(hook, runner)
+               for hook in runner.hooks):
+            self._check_weights(runner)
         if not stepped(runner.optim_wrapper):
             return
         made = self._stepping or not (has_scaler(runner.optim_wrapper)
@@ -109,10 +119,6 @@ class FiniteLossHook(Hook):
             self._stop(f', as in {MOST_SKIPPED} iterations in a row, whose '
                        'steps were skipped')
         self._passes, self._stepping = [], False
-        if any(isinstance(hook, CheckpointHook) and not hook.by_epoch
-               and hook.every_n_train_iters(runner, hook.interval)
-               for hook in runner.hooks):
-            self._check_weights(runner)
 
     def after_train_epoch(self, runner) -> None:
         self._check_weights(runner)

@@ -89,7 +89,7 @@ def test_it_is_coco_s(tmp_path, seed):
         reference(coco, img_ids, detections).tolist(), abs=1e-12)
     assert set(metrics) == set(METRICS)
     # by class it is that of data with this class only
-    own = ap.values(np.ones((1, len(img_ids)), int)).by_class[:, 0]
+    own = ap.values(np.ones((1, len(img_ids)), int)).by_group['class'][:, 0]
     for c in (0, 1):
         alone = coco_of(dict(content, annotations=[
             a for a in content['annotations'] if a['category_id'] == c + 1]),

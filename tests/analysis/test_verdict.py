@@ -26,6 +26,13 @@ def test_double_dissociation_by_hand():
     one, = found.found
     assert one.experts == (0, 1) and one.groups == ('small', 'large')
     assert [x['value'] for x in one.more] == pytest.approx([0.10, 0.05])
+    # what one group gains without an expert is no loss without the other
+    one, = double_dissociations({
+        0: losses(small=0.10, large=-0.05),
+        1: losses(small=0.00, large=0.00)}).found
+    assert [x['value'] for x in one.more] == pytest.approx([0.10, 0.05])
+    assert [x['value'] for x in one.lost] == pytest.approx([0.10, 0.00])
+    assert one.lost[1]['interval']['low'] < 0
     # within the intervals of each other: nothing
     noisy = losses(small=0.10, large=0.0)
     noisy['small'][1:] += np.linspace(-0.3, 0.3, 41)
@@ -111,7 +118,7 @@ def dropped(expert, **changes):
     sizes = {key: change(changes.get(key, 0.0))
              for key in ('AP', 'AP_S', 'AP_M', 'AP_L')}
     return dict(kind='drop', value=expert, difference=sizes,
-                difference_by_class=dict(cat=change(0.001)))
+                difference_by={'class': dict(cat=change(0.001))})
 
 
 LEVELS = (row('level', False, 0.6, 0.001), row('size', False, 0.4, 0.001),
@@ -143,8 +150,8 @@ def test_random_gates():
                  row('class', False, 0.4, 0.001, random=0.35))
     assert verdict(told, [], WORDS)[0].endswith(
         ' Gates that are drawn at random and see the same features tell less '
-        'of size (p = 0.050). Gates that are drawn at random tell as much of '
-        'class (p = 0.350), so that it was learned is not shown.')
+        'of size (p = 0.050). That gates drawn at random tell less of class '
+        '(p = 0.350) is not shown, and so neither that it was learned.')
     for low, expected in (
             (0.01, 'When the experts are drawn at random, AP falls by 2.0 '
              '[1.0, 4.0] points.'),
@@ -168,7 +175,9 @@ def test_collapse():
 
 def test_what_is_lost():
     found = dict(experts=(2, 0), groups=('small objects', 'large objects'),
-                 more=[dict(value=0.13, interval=dict(low=0.1, high=0.16))] * 2)
+                 more=[dict(value=0.13, interval=dict(low=0.1, high=0.16))] * 2,
+                 lost=[dict(value=0.1, interval=dict(low=0.1, high=0.1)),
+                       dict(value=0.0, interval=dict(low=0.0, high=0.1))])
     said = verdict(layer(*LEVELS, dissociations=[found]), [
         dropped(0, AP_L=-0.02), dropped(1), dropped(2, AP_S=-0.135,
                                                     AP_M=-0.01)], WORDS)
@@ -181,11 +190,13 @@ def test_what_is_lost():
         'are below 0; by chance alone it would be about 0.3.',
         '1 pair of experts is doubly dissociated: small objects lose 13.0 '
         '[10.0, 16.0] points more without 2, and large objects 13.0 [10.0, '
-        '16.0] more without 0 (by chance about 0.2 pairs, p = 0.002).']
+        '16.0] more without 0 (by chance about 0.2 pairs, p = 0.002). In 0 of '
+        '1 both groups lose something altogether; else one gains without the '
+        'other expert.']
     unsure = layer(*LEVELS, dissociations=[found], p=0.3)
     assert verdict(unsure, [dropped(0)], WORDS)[-1].endswith(
-        'p = 0.300). That is no more than chance: that they can do different '
-        'things is not shown by this.')
+        'the other expert. That is no more than chance: that they can do '
+        'different things is not shown by this.')
     assert verdict(layer(*LEVELS), [dropped(0)], WORDS)[1:] == [
         '0 of 4 intervals of what sizes and classes lose without an expert '
         'are below 0; by chance alone it would be about 0.1.',

@@ -118,12 +118,19 @@ def test_scores_that_are_no_numbers(tmp_path):
 
 def test_accuracy_by_hand():
     """Ranks of the right class of four pictures, in another order."""
-    metric = Accuracy(list('abcdef'), dict(
+    groups = {'superclass': ('xy', np.array([1, 0, 1, 0, 0, 0])),
+              'class': ('abcdef', np.arange(6))}
+    metric = Accuracy(groups, dict(
         picture=np.array([2, 0, 1, 3]), label=np.array([1, 0, 0, 1]),
-        rank=np.array([5, 0, 1, 0])), 'class')
+        rank=np.array([5, 0, 1, 0])))
     values = metric.values(np.array([[1, 1, 1, 1], [2, 0, 0, 2], [0, 4, 0, 0]]))
     assert values.overall['accuracy'].tolist() == [0.5, 1, 0]
     assert values.overall['top-5'].tolist() == [0.75, 1, 1]
-    assert values.by_class[0].tolist() == [0.5, 1, 0]
-    assert values.by_class[1, :2].tolist() == [0.5, 1]
-    assert np.isnan(values.by_class[1:, 2]).all()
+    by_class, by_superclass = (
+        values.by_group[by] for by in ('class', 'superclass'))
+    assert by_class[0].tolist() == [0.5, 1, 0]
+    assert by_class[1, :2].tolist() == [0.5, 1]
+    assert np.isnan(by_class[1:, 2]).all()
+    assert by_superclass[1].tolist() == by_class[0].tolist()
+    assert by_superclass[0, :2].tolist() == by_class[1, :2].tolist()
+    assert metric.words.by == 'superclass'

@@ -190,6 +190,39 @@ def test_of_a_bad_step_nothing_is_written(tmp_path, by_epoch):
     assert not list(tmp_path.glob('*.pth'))
 
 
+class Drifting(Tower):
+    """One process gets a running mean that is no number in iteration 3."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.calls = nn.BatchNorm2d(4), 0
+
+    def forward(self, inputs, mode):
+        self.calls += 1
+        if self.calls == 3 and get_rank() == 0:
+            self.norm.running_mean.fill_(float('inf'))
+        return dict(loss_task=self.tower(self.norm(inputs)).mean())
+
+
+def drift(rank, folder, **written):
+    model = MMDistributedDataParallel(
+        Drifting(), device_ids=None, broadcast_buffers=False)
+    with pytest.raises(TrainingError, match='has weights, or running'):
+        train(f'{folder}/{rank}', model, epochs=2, accumulate=2, hooks=[
+            dict(type='MoEHook'), dict(type='FiniteLossHook')],
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, **written))
+    return model.module.calls
+
+
+@pytest.mark.parametrize('written, calls', [
+    (dict(interval=3), 3), (dict(interval=2, save_begin=1), 3),
+    (dict(interval=100), 4)])
+def test_all_processes_stop_before_it_is_written(tmp_path, written, calls):
+    found = on_ranks(partial(drift, folder=tmp_path, **written),
+                     tmp_path / 'ranks')
+    assert found == [calls, calls]
+
+
 class Refusing(Broken):
     """Raises an error at what is no number, as some assigners do."""
 

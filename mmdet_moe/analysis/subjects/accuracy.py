@@ -1,5 +1,5 @@
 """Accuracy that can be resampled over pictures."""
-from typing import Dict, Mapping, Optional, Sequence
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -16,7 +16,9 @@ def words(by: str) -> Words:
         title='Accuracy',
         note='Part of the pictures whose class is the most probable one, in '
         f'per cent; top-{BEST}: whose class is among the {BEST} most probable '
-        'ones. The accuracy of a class is that of its pictures (recall).',
+        'ones. The accuracy of a class is that of its pictures (recall): where '
+        'pictures of one class are taken for another one, it may rise for the '
+        'one as it falls for the other.',
         things='pictures',
         thing='a picture',
         whole=True,
@@ -42,15 +44,16 @@ class Accuracy:
     """Accuracy of the predictions for I pictures.
 
     Args:
-        classes: Names of the classes.
+        groups: By grouping, the one that matters most first, the names of the
+            groups and which one each class is in.
         outcomes: Of I pictures, in any order, ``picture``, ``label`` and
             ``rank``, how many classes were more probable than the right one.
-        by: See :func:`words`.
     """
 
-    def __init__(self, classes: Sequence[str],
-                 outcomes: Mapping[str, np.ndarray], by: str) -> None:
-        self.classes, self._outcomes, self.words = classes, outcomes, words(by)
+    def __init__(self, groups: Mapping[str, Tuple[Sequence[str], np.ndarray]],
+                 outcomes: Mapping[str, np.ndarray]) -> None:
+        self._groups, self._outcomes = groups, outcomes
+        self.words = words(next(iter(groups)))
 
     def values(self, counts: np.ndarray) -> Values:
         """Accuracy of multisets of the pictures, see :class:`.Metric`."""
@@ -60,11 +63,15 @@ class Accuracy:
         total = counts.sum(axis=1)
         overall: Dict[str, np.ndarray] = {
             'accuracy': counts @ (rank < 1) / total}
-        if len(self.classes) > BEST:
+        if len(next(iter(self._groups.values()))[1]) > BEST:
             overall[f'top-{BEST}'] = counts @ (rank < BEST) / total
-        of_class = np.eye(len(self.classes))[label]
-        right = (counts * (rank < 1)) @ of_class
-        there = counts @ of_class
-        by_class = np.divide(right, there, where=there > 0,
-                             out=np.full(right.shape, np.nan))
-        return Values(overall, by_class.T)
+
+        def of_groups(names: Sequence[str], group: np.ndarray) -> np.ndarray:
+            """(groups, R), NaN where there is no picture of a group."""
+            member = np.eye(len(names))[group[label]]
+            right, there = (counts * (rank < 1)) @ member, counts @ member
+            return np.divide(right, there, where=there > 0,
+                             out=np.full(right.shape, np.nan)).T
+
+        return Values(overall, {
+            by: of_groups(*groups) for by, groups in self._groups.items()})

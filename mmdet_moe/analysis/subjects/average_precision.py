@@ -50,10 +50,10 @@ def _values(precisions: np.ndarray) -> Values:
                         precisions[:, :, size, np.isclose(IOUS, iou)])
             for name, (size, iou) in METRICS.items()
         },
-        by_class=np.stack([
+        by_group={'class': np.stack([
             _mean(of_class)
             for of_class in precisions[:, :, 0].swapaxes(0, 1)
-        ]))
+        ])})
 
 
 def _mean(precisions: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from mmdet_moe.layers import Decision
 from mmdet_moe.sizes import SIZES, size_of
 
 from .average_precision import AveragePrecision
-from .subject import Columns, GroupOf, Subject
+from .subject import Columns, GroupOf, Subject, unique
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class AnnotatedObjects(Subject):
     def _know(self, classes: List[str], img_ids: List[int]) -> None:
         self.cat_ids = self.coco.getCatIds(catNms=list(classes))
         # pycocotools sorts by the file, MMDetection takes over its order.
-        self.classes = [self.coco.cats[c]['name'] for c in self.cat_ids]
+        self.classes = unique(
+            self.coco.cats[c]['name'] for c in self.cat_ids)
         self.img_ids = img_ids
         self._ap = self.metric()
 

@@ -13,7 +13,7 @@ from mmdet_moe.layers import Decision
 from mmdet_moe.layers.checks import ConfigError
 
 from .accuracy import Accuracy, words
-from .subject import Columns, GroupOf, Rows, Subject
+from .subject import Columns, GroupOf, Rows, Subject, unique
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class LabelledPictures(Subject):
             raise ConfigError(
                 f'test_dataloader.dataset: the first picture has {label!r} as '
                 'gt_label; the report needs one label for each picture')
-        self.classes = list(dataset.metainfo['classes'])
-        names = list(dataset.metainfo.get('superclasses', ()))
+        self.classes = unique(dataset.metainfo['classes'])
+        names = unique(dataset.metainfo.get('superclasses', ()))
         # One superclass tells nothing.
         self.superclasses = names if len(names) > 1 else []
         self.words = words(self._by)
@@ -103,7 +103,10 @@ class LabelledPictures(Subject):
             picture=sample.sample_idx,
             file=sample.metainfo.get('img_path'),
             label=self.classes[things.label],
+            **({'superclass': self.superclasses[self.dataset.metainfo[
+                'superclass_of'][things.label]]} if self.superclasses else {}),
             predicted=self.classes[label],
+            correct=label == things.label,
             score=float(sample.pred_score[label]),
             weights={name: w[0].tolist() for name, w in weights.items()}))]
 
@@ -124,22 +127,27 @@ class LabelledPictures(Subject):
             rank=np.array([int(before.sum())], np.int32))
 
     def metric(self, outcomes: Columns) -> Accuracy:
-        return Accuracy(self.classes, outcomes, self._by)
+        return Accuracy(self._groups, outcomes)
 
     def groupings(self, levels: int
                   ) -> Dict[str, Tuple[List[str], GroupOf]]:
-        found: Dict[str, Tuple[List[str], GroupOf]] = {}
-        if self.superclasses:
-            of_label = np.array(self.dataset.metainfo['superclass_of'])
-            found['superclass'] = (
-                self.superclasses, lambda columns: of_label[columns['label']])
-        found['class'] = self.classes, lambda columns: columns['label']
-        return found
+        return {by: (names, lambda columns, of=of: of[columns['label']])
+                for by, (names, of) in self._groups.items()}
+
+    @property
+    def _groups(self) -> Dict[str, Tuple[List[str], np.ndarray]]:
+        """By grouping the names of the groups, and the group of each class."""
+        found = {'class': (self.classes, np.arange(len(self.classes)))}
+        if not self.superclasses:
+            return found
+        return {'superclass': (self.superclasses, np.array(
+            self.dataset.metainfo['superclass_of'])), **found}
 
     def image(self, index: int, path: str) -> np.ndarray:
         info = self.dataset.get_data_info(index)
-        if 'img' in info:  # RGB, as those of CIFAR are
-            return info['img']
+        if 'img' in info:  # RGB, or grey
+            image = info['img']
+            return image if image.ndim == 3 else np.stack([image] * 3, axis=-1)
         return mmcv.imread(info['img_path'], channel_order='rgb')
 
     def notes(self, records) -> List[str]:

@@ -2,6 +2,7 @@
 from typing import (
     Callable,
     Dict,
+    Iterable,
     List,
     Mapping,
     NamedTuple,
@@ -22,6 +23,14 @@ from mmdet_moe.layers import Decision
 Columns = Mapping[str, np.ndarray]
 #: The group of each thing, of its columns.
 GroupOf = Callable[[Columns], np.ndarray]
+
+
+def unique(names: Iterable[str]) -> List[str]:
+    """Two groups of the same name, such as ImageNet's two cranes, get their
+    numbers, as tables are by name."""
+    names = list(names)
+    return [f'{name} ({i})' if names.count(name) > 1 else name
+            for i, name in enumerate(names)]
 
 
 class Rows(NamedTuple):
