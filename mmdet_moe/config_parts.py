@@ -1,5 +1,5 @@
 """Parts of configs, whoever builds them."""
-from typing import Iterator, Tuple
+from typing import Iterator, Sequence, Tuple
 
 
 def type_name(cfg: dict) -> str:
@@ -26,3 +26,19 @@ def metrics_of(cfg: dict, key: str) -> list:
     """The metrics of an evaluator of a config, one or several."""
     evaluator = cfg.get(key) or []
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
+
+
+def apart(one: Sequence[str], other: Sequence[str]) -> Tuple[str, str]:
+    """Two lists of classes in words that show the first difference."""
+    first = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b),
+                 min(len(one), len(other)))
+    return _around(one, first), _around(other, first)
+
+
+def _around(classes: Sequence[str], place: int) -> str:
+    if len(classes) <= 10:
+        return ', '.join(classes)
+    begin, end = max(0, place - 3), place + 3
+    shown = ['...'] * (begin > 0) + list(classes[begin:end])
+    shown += ['...'] * (end < len(classes))
+    return f'{", ".join(shown)} ({len(classes)} classes)'

@@ -149,8 +149,8 @@ def _check_options(cfg: Config, options: dict) -> None:
         if top in known:
             continue
         warnings.warn(
-            f'--cfg-options {key}: {top} is a variable of the config file, '
-            'and what it has made of it does not change'
+            f'--cfg-options {key}: {top} is a variable of the config file; '
+            'settings that were computed from it keep their values'
             if top in cfg else f'--cfg-options {key}: the config has no {top}')
 
 
@@ -223,8 +223,17 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
         how = choose_checkpoint(cfg)
     elif cfg.get('load_from') is not None and 'runner_type' not in cfg:
         check_checkpoint(cfg.load_from)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
-        Runner.from_cfg(cfg))
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
+            Runner.from_cfg(cfg))
+    except KeyError as error:
+        if 'registry' not in str(error):
+            raise
+        raise ConfigError(
+            f'{error.args[0].split(". ")[0]}. Where types are looked for is '
+            f'default_scope={cfg.get("default_scope")!r}: configs of detectors '
+            "have 'mmdet' there, and those of classifiers 'mmpretrain', as "
+            'their stock configs do') from None
     if set(loaders) == {'test'} and isinstance(runner.model, nn.Module):
         check_fit(runner)
     if how is not None:
@@ -262,8 +271,10 @@ def clear_errors() -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             sys.exit(f'error: {error}')
         if isinstance(error, URLError):
-            sys.exit(f'error: weights cannot be fetched ({error.reason}). '
-                     'Name a file in the place of the address, as '
-                     'model.backbone.init_cfg.checkpoint or load_from, or do '
-                     'without, with model.backbone.init_cfg=None')
+            sys.exit(f'error: something cannot be fetched ({error.reason}). '
+                     'If it is weights, name a file in the place of the '
+                     'address, as model.backbone.init_cfg.checkpoint or '
+                     'load_from, or do without, with '
+                     'model.backbone.init_cfg=None; if it is a data set, put '
+                     'it into its data_root')
         raise

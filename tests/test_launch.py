@@ -94,5 +94,5 @@ def test_options_without_effect():
             'train_cfg.max_epochs': 1})
     assert [str(w.message).split(': ', 1)[1] for w in said
             if '--cfg-options' in str(w.message)] == [
-        'moe is a variable of the config file, and what it has made of it '
-        'does not change', 'the config has no trian_cfg']
+        'moe is a variable of the config file; settings that were computed '
+        'from it keep their values', 'the config has no trian_cfg']

@@ -198,7 +198,7 @@ def test_a_sweep_goes_on_where_it_stopped(grid, tmp_path):
     with pytest.raises(TrainingError, match='1 of 10 runs have failed'):
         for line in sweep(runs, work_dir, tools, jobs=2):
             said.append(line)
-    assert len(said) == 10 and sum('done' in line for line in said) == 9
+    assert len(said) == 10 and sum('done' in line for line in said) == 9, said
     assert [line for line in said if 'not finite' in line] == [
         f'kl_e10, seed 1: train.py failed, see {work_dir}/kl_e10/seed_1/'
         'sweep.log: error: the loss is not finite']

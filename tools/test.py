@@ -9,6 +9,7 @@ from mmdet_moe.launch import (
     clear_errors,
     load_config,
 )
+from mmdet_moe.layers.checks import check_choice
 
 
 def parse_args():
@@ -38,13 +39,15 @@ def main():
             launcher=args.launcher,
             local_rank=args.local_rank,
             checkpoint=args.checkpoint)
+        scope = cfg.get('default_scope', 'mmdet')
         if args.show or args.show_dir:
+            check_choice('--show and --show-dir: default_scope', scope,
+                         ('mmdet', ))
             from mmdet.engine.hooks.utils import trigger_visualization_hook
             cfg = trigger_visualization_hook(cfg, args)
         runner = build_runner(cfg, ('test', ))
         if args.out is not None:
-            kind = ('DumpDetResults' if cfg.default_scope == 'mmdet' else
-                    'DumpResults')
+            kind = 'DumpDetResults' if scope == 'mmdet' else 'DumpResults'
             runner.test_evaluator.metrics.append(
                 METRICS.build(dict(type=kind, out_file_path=args.out)))
         runner.test()

@@ -1,10 +1,11 @@
 """What can be wrong with the config of a classifier, before it is built."""
+import warnings
 from typing import Iterator, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
-from mmdet_moe.config_parts import inner_datasets, type_name
+from mmdet_moe.config_parts import apart, inner_datasets, type_name
 from mmdet_moe.layers.checks import fail
 
 #: Parts of a model that have an output for each class.
@@ -24,6 +25,7 @@ def check_config(cfg: Config, loaders: Sequence[str]) -> None:
         DataError: The classes of a data set cannot be read.
         ConfigError: See above.
     """
+    _check_preprocessor(cfg)
     first, known = '', None
     for name in loaders:
         loader = cfg.get(f'{name}_dataloader')
@@ -31,24 +33,37 @@ def check_config(cfg: Config, loaders: Sequence[str]) -> None:
             continue
         for key, dataset in inner_datasets(f'{name}_dataloader.dataset',
                                            loader.dataset):
-            classes = classes_of(dataset)
+            classes = classes_of(dataset, key)
             if classes is None:
                 continue
             if known is None:
                 first, known = key, classes
             elif classes != known:
-                fail(f'{key}: classes', ', '.join(classes[:10]),
-                     f'those of {first}, in the same order: '
-                     + ', '.join(known[:10]))
-    for key, number in _num_classes(cfg.model) if known is not None else ():
+                these, those = apart(classes, known)
+                fail(f'{key}: classes', these,
+                     f'those of {first}, in the same order: {those}')
+    for key, number in _num_classes(cfg) if known is not None else ():
         if number != len(known):
             fail(key, number, f'{len(known)}, the number of the classes of '
                  f'{first}: {", ".join(known[:10])}'
                  + (', ...' if len(known) > 10 else ''))
 
 
-def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
-    """The classes of the config of a data set; None if it does not say."""
+def _check_preprocessor(cfg: Config) -> None:
+    """Say what is not used, as mean and std that are lost go unnoticed."""
+    outer, own = cfg.get('data_preprocessor'), cfg.model.get(
+        'data_preprocessor')
+    lost = [key for key in outer or {} if key not in own] if own else []
+    if lost:
+        warnings.warn(
+            'data_preprocessor: the model has its own, so that '
+            f'{", ".join(lost)} of this one are not used; set them as '
+            'model.data_preprocessor, or leave that out')
+
+
+def classes_of(dataset: dict, key: str) -> Optional[Tuple[str, ...]]:
+    """The classes of the config of a data set, which is called ``key`` in
+    messages; None if it does not say."""
     kind = dataset.get('type')
     if not isinstance(kind, type):
         kind = DATASETS.get(type_name(dataset))
@@ -56,7 +71,7 @@ def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
         return None
     if hasattr(kind, 'classes_in'):  # in its files
         if not dataset.get('data_root'):
-            fail(f'{kind.__name__}.data_root', dataset.get('data_root'),
+            fail(f'{key}.data_root', dataset.get('data_root'),
                  'the folder with the data')
         return tuple(kind.classes_in(dataset['data_root']))
     for given in (dataset, dataset.get('metainfo') or {},
@@ -69,8 +84,12 @@ def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
     return None
 
 
-def _num_classes(model: dict) -> Iterator[Tuple[str, int]]:
-    for part in PARTS:
-        number = (model.get(part) or {}).get('num_classes')
+def _num_classes(cfg: Config) -> Iterator[Tuple[str, int]]:
+    parts = {f'model.{part}': cfg.model.get(part) for part in PARTS}
+    if not parts['model.data_preprocessor']:
+        # MMPretrain hands this one to a model that has none.
+        parts['data_preprocessor'] = cfg.get('data_preprocessor')
+    for key, part in parts.items():
+        number = (part or {}).get('num_classes')
         if isinstance(number, int):
-            yield f'model.{part}.num_classes', number
+            yield f'{key}.num_classes', number

@@ -1,4 +1,5 @@
 """Pictures as ``SUPERCLASS/CLASS/FILE``."""
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping
@@ -55,17 +56,36 @@ def look(root: Path) -> Folder:
                   [superclasses.index(above[name]) for name in classes])
 
 
+def read_names(path: Path) -> Dict[str, str]:
+    """The names of classes by their folders, out of a JSON file.
+
+    Raises:
+        DataError: It is no such file.
+    """
+    try:
+        names = json.loads(path.read_text(encoding='utf-8'))
+    except OSError:
+        raise DataError(f'{path} does not exist or cannot be read') from None
+    except ValueError as error:
+        raise DataError(f'{path} is not valid JSON ({error})') from None
+    if not isinstance(names, dict) or not all(
+            isinstance(name, str) for name in names.values()):
+        raise DataError(f'{path} is no list of names; expected is '
+                        '{"FOLDER": "NAME", ...}')
+    return names
+
+
 def read(roots: Mapping[str, Path],
          names: Mapping[str, str]) -> Dict[str, Pictures]:
     """Read folders of the same classes, scaled to CIFAR-100's size.
 
     Args:
         roots: By part of the data set.
-        names: Of classes that are called otherwise than their folders.
+        names: Of all classes by their folders, if these are called otherwise.
 
     Raises:
-        DataError: See :func:`look`; the classes of two parts differ, or a
-            picture cannot be read.
+        DataError: See :func:`look`; the classes of two parts differ, the names
+            are not those of the folders, or a picture cannot be read.
     """
     found = {part: look(root) for part, root in roots.items()}
     first_part, first = next(iter(found.items()))
@@ -76,6 +96,13 @@ def read(roots: Mapping[str, Path],
             raise DataError(
                 f'{roots[part]} and {roots[first_part]} have different '
                 'classes' + (f': {", ".join(other[:5])}' if other else ''))
+    unnamed = sorted({*first.classes} - {*names}) if names else []
+    unknown = sorted({*names} - {*first.classes})
+    if unnamed or unknown:
+        raise DataError(
+            f'the names do not fit the folders of {roots[first_part]}: ' +
+            ('there is none for ' + ', '.join(unnamed[:5]) if unnamed else
+             'there is no folder ' + ', '.join(unknown[:5])))
     classes = [names.get(name, name) for name in first.classes]
     twice = sorted({name for name in classes if classes.count(name) > 1})
     if twice:

@@ -5,7 +5,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
-from mmdet_moe.config_parts import inner_datasets, type_name
+from mmdet_moe.config_parts import apart, inner_datasets, type_name
 from mmdet_moe.layers.checks import ConfigError, fail
 
 from .checks import dataset_class
@@ -41,9 +41,10 @@ def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
         # Trackers are tested on classes of their own.
         kind = dataset_class(next(inner_datasets(key, loader.dataset))[1])
         if classes != known[first] and issubclass(kind, CocoDataset):
-            fail(f'{key}.metainfo.classes', _few(classes),
-                 f'{_few(known[first])}, those of {first}, in the same order; '
-                 f'or is {first} the one that is wrong?')
+            these, those = apart(classes, known[first])
+            fail(f'{key}.metainfo.classes', these,
+                 f'{those}, those of {first}, in the same order; or is {first} '
+                 'the one that is wrong?')
     # Of what reads its classes from a text the number is that of its words.
     if not known or 'language_model' in cfg.model:
         return
@@ -52,10 +53,6 @@ def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
         if number != len(classes):
             fail(key, number, f'{len(classes)}, the number of the classes of '
                  f'{first}: {", ".join(classes)}')
-
-
-def _few(classes: Tuple[str, ...]) -> str:
-    return ', '.join(classes[:10]) + (', ...' if len(classes) > 10 else '')
 
 
 def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
@@ -73,7 +70,7 @@ def classes_of(dataset: dict) -> Optional[Tuple[str, ...]]:
             raise ConfigError(
                 f'{parts[0][0]} and {key} are joined: their classes differ, '
                 'and must be the same, in the same order: '
-                f'{parts[0][1]}, {classes}')
+                + '; '.join(apart(parts[0][1], classes)))
     return parts[0][1] if parts else None
 
 

@@ -7,6 +7,7 @@ seed of its own, made of the run's seed and of the number of the draw.
 """
 import random
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, Callable, Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -47,7 +48,7 @@ _INDICES = {draw: index for index, draw in _DRAWS.items()}
 
 class DrawSampler(Sampler):
     """The indices of another sampler as :class:`Draw`, or :class:`DrawnTuple`.
-    Those that are neither an integer nor a tuple have no seed.
+    Those that are neither a number nor a plain tuple have no seed.
 
     The sampler too takes each index from a seed of its own, for those that
     draw from the generators of Python, NumPy or torch. All ranks have that
@@ -75,6 +76,8 @@ class DrawSampler(Sampler):
                 index = next(indices, None)
             if index is None:
                 return
+            if isinstance(index, Integral):  # also NumPy's
+                index = int(index)
             draw = _DRAWS.get(type(index))
             yield index if draw is None else draw(
                 index, (*entropy, 1 + self.rank))

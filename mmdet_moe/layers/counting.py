@@ -1,4 +1,4 @@
-"""What each sample counts in the balance of the experts."""
+"""What each sample counts in the balance of the experts, and its domain."""
 from typing import Optional, Sequence, Tuple
 
 import torch
@@ -56,8 +56,8 @@ def count_positions(scope: Scope, shapes: Sequence[Shape],
     ])
 
 
-def domains(scope: Scope, shapes: Sequence[Shape],
-            constraints: Sequence[SoftConstraint], real: Tensor) -> Tensor:
+def domains_of(scope: Scope, shapes: Sequence[Shape],
+               constraints: Sequence[SoftConstraint], real: Tensor) -> Tensor:
     """(N,) int64, the domains of the samples as the constraint numbers them
     that needs them; zeros if none does. On the device of ``real`` (N,)."""
     for constraint in constraints:

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .checks import check_choice, check_int, check_keywords
 from .compatibility import check_collectives, check_experts, check_options
-from .counting import count_positions, count_samples, domains
+from .counting import count_positions, count_samples, domains_of
 from .decision import Decision
 from .dispatch import build_dispatch, dense_dispatch
 from .distributed import all_reduce_sum
@@ -260,7 +260,7 @@ class MoELayer(nn.Module):
             routing = self._constrained_routing(draw)
         decision = Decision(routing, self.scope, shapes)
         self.recorder.add(
-            Call(decision, counts, real, domains(
+            Call(decision, counts, real, domains_of(
                 self.scope, shapes, self.soft_constraints, real)),
             guarded=self.constrained,
             layer=f'MoELayer({self.extra_repr()})')

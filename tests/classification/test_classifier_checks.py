@@ -60,6 +60,18 @@ def test_other_classes(data, options, message):
         check_config(config(data, **options), ('train', 'val'))
 
 
+def test_a_preprocessor_beside_the_model(data):
+    """As the stock configs have it."""
+    outer = {'data_preprocessor': dict(num_classes=10, mean=[1, 2, 3])}
+    cfg = config(data, **outer)
+    cfg.model.data_preprocessor.pop('mean')
+    with pytest.warns(UserWarning, match='so that mean of this one are not'):
+        check_config(cfg, ('train', ))
+    cfg.model.pop('data_preprocessor')
+    with pytest.raises(ValueError, match='^data_preprocessor.num_classes=10'):
+        check_config(cfg, ('train', ))
+
+
 def test_files_that_are_missing(data, tmp_path):
     with pytest.raises(DataError, match="meta does not exist .*'meta' of C"):
         check_config(config(tmp_path), ('train', ))
@@ -77,7 +89,8 @@ def folders(root, names=('disc', 'ring')):
 def test_folders_are_converted(tmp_path, monkeypatch, capsys):
     import folders2cifar100
     names = tmp_path / 'names.json'
-    names.write_text(json.dumps(dict(disc0='a disc')))
+    names.write_text(json.dumps(dict(
+        disc0='a disc', disc1='disc1', ring0='ring0', ring1='ring1')))
     monkeypatch.setattr(sys, 'argv', [
         '', str(folders(tmp_path / 'a')), str(folders(tmp_path / 'b')),
         str(tmp_path / 'out'), '--names', str(names)])
@@ -87,6 +100,14 @@ def test_folders_are_converted(tmp_path, monkeypatch, capsys):
     assert found.classes == ['a disc', 'disc1', 'ring0', 'ring1']
     assert found.superclasses == ['ground0', 'ground1']
     assert (found.superlabels == found.labels % 2).all()
+    for wrong, message in (
+            ('{"disc0": "a"}', 'there is none for disc1, ring0, ring1'),
+            ('{"superclasses": []}', 'is no list of names; expected is'),
+            ('[', 'names.json is not valid JSON')):
+        names.write_text(wrong)
+        with pytest.raises(SystemExit, match=message):
+            folders2cifar100.main()
+    del sys.argv[4:]
     other = folders(tmp_path / 'c', names=('disc', 'cross'))
     sys.argv[2] = str(other)
     with pytest.raises(SystemExit, match='different classes: cross0, cross1'):

@@ -6,6 +6,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
+from mmdet_moe.config_parts import apart
 from mmdet_moe.datasets.checks import check_coco_dataset
 from mmdet_moe.datasets.classes import check_classes
 from mmdet_moe.files import DataError
@@ -53,6 +54,15 @@ def test_what_fits(name):
 def test_what_does_not(name, options, message):
     with pytest.raises(ValueError, match=message):
         check_classes(config(name, **options), ('train', 'val'))
+
+
+def test_the_first_difference_is_shown():
+    classes = [f'c{i}' for i in range(80)]
+    other = classes[:40] + ['cat'] + classes[41:]
+    assert apart(classes, other) == (
+        '..., c37, c38, c39, c40, c41, c42, ... (80 classes)',
+        '..., c37, c38, c39, cat, c41, c42, ... (80 classes)')
+    assert apart(['a', 'b'], ['a']) == ('a, b', 'a')
 
 
 def test_datasets_that_are_joined():

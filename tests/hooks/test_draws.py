@@ -48,7 +48,7 @@ def test_samplers_that_draw_when_they_begin():
             pass
 
         def __iter__(self):
-            return iter(np.random.permutation(6).tolist())
+            return iter(np.random.permutation(6))
 
     orders = []
     for seed in (0, 1):  # of the process: does not matter

@@ -1,11 +1,10 @@
 """Write pictures as SUPERCLASS/CLASS/FILE in CIFAR-100's layout, 32 x 32."""
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from mmdet_moe.classification.cifar import write
-from mmdet_moe.classification.folders import read
+from mmdet_moe.classification.folders import read, read_names
 from mmdet_moe.files import DataError
 
 
@@ -16,14 +15,15 @@ def parse_args():
     parser.add_argument('root', type=Path, help='folder to make')
     parser.add_argument(
         '--names', type=Path,
-        help='JSON file with the names of classes, by those of their folders')
+        help='JSON file with the name of each class, by that of its folder: '
+        '{"n02084071": "dog", ...}')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     try:
-        names = json.loads(args.names.read_text()) if args.names else {}
+        names = read_names(args.names) if args.names else {}
         write(args.root, read(dict(train=args.train, test=args.test), names))
     except (DataError, OSError, ValueError) as error:
         sys.exit(f'error: {error}')

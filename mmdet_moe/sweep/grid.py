@@ -1,0 +1,191 @@
+"""Grids: which trainings a sweep has.
+
+A grid is a config file with
+
+- ``base``: the config that all runs are made of, relative to the file, or one
+  of a package, such as ``mmdet::...``;
+- ``axes``: by name the values of a setting, each with a name and with what
+  it sets, as ``--cfg-options`` have it;
+- ``others``: by name further configs, which are run as they are, such as a
+  model without experts; optional.
+"""
+import copy
+import json
+import os
+from dataclasses import dataclass
+from itertools import product, zip_longest
+from pathlib import Path
+from shlex import join, quote
+from typing import Dict, List, Mapping, Sequence, Union
+
+from mmengine.config import Config
+
+from mmdet_moe.files import DataError, write_text
+from mmdet_moe.launch import read_config
+from mmdet_moe.layers.checks import fail
+
+#: Of the table, beside axes and metrics.
+COLUMNS = ('cell', 'options', 'seed', 'layer')
+#: In the folder of a run: what it was made with.
+SETTINGS = 'settings.json'
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of a grid.
+
+    Attributes:
+        cell: By axis the name of its value; of another config ``''``.
+        config: What it is a training of.
+        name: Of the cell.
+        seed: Of the training.
+        has_report: Whether it has experts, to be reported.
+    """
+    cell: Dict[str, str]
+    config: Config
+    name: str
+    seed: int
+    has_report: bool
+
+    def folder(self, work_dir: Path) -> Path:
+        """Where all is written."""
+        return work_dir / self.name / f'seed_{self.seed}'
+
+    def result(self, work_dir: Path) -> Path:
+        """What is there in the end."""
+        folder = self.folder(work_dir)
+        if self.has_report:
+            return folder / 'report' / 'report.json'
+        return folder / 'test.json'
+
+    def settings(self, options: Sequence[str],
+                 report: Sequence[str] = ()) -> dict:
+        """What the result depends on."""
+        return dict(config=self.config.pretty_text, options=list(options),
+                    report=list(report) if self.has_report else [])
+
+    def made_with(self, work_dir: Path) -> dict:
+        """The settings of what is there; empty if nothing is."""
+        note = self.folder(work_dir) / SETTINGS
+        result = self.result(work_dir).is_file()
+        begun = (self.folder(work_dir) / 'last_checkpoint').is_file()
+        if not note.is_file() or not (result or begun):
+            return {}
+        found = json.loads(note.read_text())
+        if not result:
+            found.pop('report', None)  # of a report that is not there yet
+        return found
+
+    def check(self, work_dir: Path, options: Sequence[str],
+              report: Sequence[str] = ()) -> None:
+        """Refuse a folder that was made with other settings.
+
+        Raises:
+            DataError: See above.
+        """
+        asked = self.settings(options, report)
+        for key, there in self.made_with(work_dir).items():
+            if there != asked[key]:
+                raise DataError(
+                    f'{self.folder(work_dir)} was made with other settings '
+                    f'({key}: {_first_difference(there, asked[key])}): take '
+                    'another --work-dir, or remove ' +
+                    ('its report' if key == 'report' else 'it'))
+
+
+def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
+            only: Mapping[str, Sequence[str]] = {}) -> List[Run]:
+    """The runs of a grid, seed by seed.
+
+    Args:
+        grid: File.
+        seeds: Each cell is trained with each of them.
+        only: By axis the values that are wanted; all of those that are not
+            named. With any, configs that are run as they are are left out.
+
+    Raises:
+        DataError: The file is no grid.
+        ConfigError: There is no such axis or value.
+    """
+    content = Config.fromfile(grid)
+    axes = content.get('axes')
+    if not isinstance(axes, dict) or not axes or 'base' not in content:
+        raise DataError(f"{grid} is no grid; it needs 'base' and 'axes'")
+    for axis in axes:
+        if axis in COLUMNS:
+            raise DataError(f'{grid} has an axis {axis!r}, which is the name '
+                            'of a column of the table')
+    for axis, values in only.items():
+        if axis not in axes:
+            fail('axis', axis, ' or '.join(axes))
+        for value in values:
+            if value not in axes[axis]:
+                fail(axis, value, ' or '.join(axes[axis]))
+    here = Path(grid).parent
+    cells = []
+    for values in product(*(
+            [v for v in axes[axis] if v in only.get(axis, axes[axis])]
+            for axis in axes)):
+        config = _read(here, content.base)
+        for axis, value in zip(axes, values):
+            # Merging takes _delete_ out of what it merges.
+            config.merge_from_dict(copy.deepcopy(dict(axes[axis][value])))
+        cells.append(('_'.join(values), dict(zip(axes, values)), config, True))
+    for name, path in {} if only else content.get('others', {}).items():
+        cells.append((name, dict.fromkeys(axes, ''),
+                      _read(here, path), False))
+    names = [name for name, *_ in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f'{grid} has two cells of the name {name}; other '
+                            'names of the values are needed')
+    return [Run(cell, config, name, seed, report) for seed in seeds
+            for name, cell, config, report in cells]
+
+
+def _first_difference(there: Union[str, List[str]],
+                      asked: Union[str, List[str]]) -> str:
+    """Of two texts, or of two lists of options."""
+    for pair in zip_longest(*(x.splitlines() if isinstance(x, str) else x
+                              for x in (there, asked))):
+        if pair[0] != pair[1]:
+            return 'there {}, asked for {}'.format(*(
+                'nothing' if x is None else repr(x.strip()) for x in pair))
+    return ''
+
+
+def _read(here: Path, path: str) -> Config:
+    return read_config(path if '::' in path else str(here / path))
+
+
+def write_configs(runs: Sequence[Run], folder: Path) -> None:
+    """Write the config of each cell, to be trained on its own."""
+    for run in runs:
+        write_text(folder / f'{run.name}.py', run.config.pretty_text)
+
+
+def write_slurm(runs: Sequence[Run], path: Path,
+                command: Sequence[str]) -> None:
+    """Write a job array for Slurm, a job for each run.
+
+    Args:
+        runs: Of a grid.
+        path: The script, for ``sbatch``.
+        command: What carries out a run, given its name and seed.
+    """
+    jobs = '\n'.join(
+        f'  {i}) ' + join([*command, '--run', run.name,
+                          '--seeds', str(run.seed)]) + ' ;;'
+        for i, run in enumerate(runs))
+    write_text(path, f"""#!/bin/bash
+#SBATCH --job-name=sweep
+#SBATCH --array=0-{len(runs) - 1}
+#SBATCH --gpus=1
+#SBATCH --cpus-per-task=4
+#SBATCH --output=sweep_%A_%a.log
+# Other settings: options of sbatch.
+cd {quote(os.getcwd())} || exit 1
+case "$SLURM_ARRAY_TASK_ID" in
+{jobs}
+esac
+""")

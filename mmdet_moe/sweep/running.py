@@ -1,0 +1,172 @@
+"""What carries out the runs of a grid, in processes of their own."""
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Callable, Iterator, Sequence, Set
+
+from mmdet_moe.files import DataError, TrainingError, write_text
+
+from .grid import SETTINGS, Run
+
+
+class Tools:
+    """The tools, each run in a process of its own.
+
+    Args:
+        folder: Of the tools.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: Set[subprocess.Popen] = set()
+
+    @contextmanager
+    def work_in(self, folder: Path
+                ) -> Iterator[Callable[[str, Sequence[str]], None]]:
+        """What calls a tool, with its arguments, for as long as the block
+        lasts; its output goes to ``sweep.log`` of the folder.
+
+        Nobody else can work there meanwhile, nor as long as a tool runs there
+        after this process was killed.
+
+        Raises:
+            TrainingError: Somebody else does; or a tool has failed.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / 'sweep.lock').open('w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(f'another process works in {folder}; wait '
+                                    'for it, or end it') from None
+            yield partial(self._call, folder=folder, lock=lock.fileno())
+
+    def _call(self, tool: str, arguments: Sequence[str], *, folder: Path,
+              lock: int) -> None:
+        log = folder / 'sweep.log'
+        with log.open('a') as output, subprocess.Popen(
+                [sys.executable, str(self.folder / tool), *arguments],
+                stdout=output, stderr=subprocess.STDOUT,
+                pass_fds=[lock]) as process:
+            self._running.add(process)
+            process.wait()
+            self._running.discard(process)
+        if process.returncode:
+            lines = log.read_text(errors='replace').strip().splitlines()
+            raise TrainingError(f'{Path(tool).name} failed, see {log}' +
+                                ''.join(f': {line}' for line in lines[-1:]))
+
+    def stop(self) -> None:
+        """End those that run."""
+        for process in list(self._running):
+            process.terminate()
+
+
+def carry_out(run: Run, work_dir: Path, tools: Tools,
+              options: Sequence[str] = (), report: Sequence[str] = ()
+              ) -> None:
+    """Train, test and report a run, from where it stopped.
+
+    Args:
+        run: Of a grid.
+        work_dir: Of the sweep.
+        tools: Which do it.
+        options: For ``--cfg-options`` of all three.
+        report: Further arguments of the report.
+
+    Raises:
+        DataError: See :meth:`Run.check`.
+        TrainingError: One of them has failed; names its log.
+    """
+    folder = run.folder(work_dir)
+    run.check(work_dir, options, report)
+    with tools.work_in(folder) as call:
+        write_text(folder / SETTINGS,
+                   json.dumps(run.settings(options, report), indent=1))
+        config = write_text(folder / f'{run.name}.py', run.config.pretty_text)
+        # The seed comes last, so that no option changes it.
+        options = ['--cfg-options', *options, f'randomness.seed={run.seed}']
+        call('train.py', [str(config), '--work-dir', str(folder), '--resume',
+             *options])
+        note = folder / 'last_checkpoint'
+        if not note.is_file():
+            raise TrainingError(
+                f'train.py has written no checkpoint to {folder}')
+        checkpoint = note.read_text().strip()
+        if run.has_report:
+            call('analysis_tools/expert_report.py', [
+                 str(config), checkpoint, '--work-dir', str(folder / 'report'),
+                 '--resume', *report, *options])
+            return
+        call('test.py', [str(config), checkpoint, '--work-dir',
+             str(folder / 'test'), *options])
+    written = sorted((folder / 'test').glob('2*/*.json'))
+    if not written:
+        raise TrainingError(f'test.py has written no metrics to {folder}')
+    write_text(run.result(work_dir), written[-1].read_text())
+
+
+def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
+          options: Sequence[str] = (), report: Sequence[str] = ()
+          ) -> Iterator[str]:
+    """Carry out all runs that have no result yet; one that fails does not
+    stop the others.
+
+    Args:
+        runs: Of a grid.
+        work_dir: Where each has a folder.
+        tools: Folder of the tools.
+        jobs: How many at a time.
+        options, report: As of :func:`carry_out`.
+
+    Yields:
+        A line for each run as it ends.
+
+    Raises:
+        DataError: A folder was made with other settings.
+        TrainingError: It was interrupted, and what was running with it; or,
+            after the others, a run has failed.
+    """
+    for run in runs:
+        run.check(work_dir, options, report)
+    left = [run for run in runs if not run.result(work_dir).is_file()]
+    failed, running = [], Tools(tools)
+
+    def one(run: Run) -> str:
+        try:
+            carry_out(run, work_dir, running, options, report)
+        except (TrainingError, DataError, OSError) as error:
+            failed.append(run)
+            return f'{run.name}, seed {run.seed}: {error}'
+        return f'{run.name}, seed {run.seed}: done'
+
+    with _terminated_as_interrupted(), ThreadPoolExecutor(jobs) as pool:
+        try:
+            yield from pool.map(one, left)
+        except KeyboardInterrupt:
+            raise TrainingError('interrupted; called again, the sweep goes on '
+                                'where it stopped') from None
+        finally:
+            running.stop()
+    if failed:
+        raise TrainingError(f'{len(failed)} of {len(left)} runs have failed')
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does, where that can be said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
