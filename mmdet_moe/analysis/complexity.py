@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, and operations for one picture."""
+"""What a model costs: parameters, and operations for one picture."""
 import json
 from collections import Counter
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from math import comb
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import torch
+from mmdet.models import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import get_test_pipeline_cfg
@@ -51,7 +52,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a detector costs.
+    """What a model costs.
 
     Attributes:
         picture: (H, W) of the picture.
@@ -59,8 +60,8 @@ class Complexity:
         parts: Costs by name: of the whole ``'model'``, of each of its
             children, and of what is in none of them, ``'other'``.
         not_counted: See :class:`.FlopCount`.
-        twin: ``parts`` of the same detector without experts, if there is one.
-        twin_error: Why that detector could not be built.
+        twin: ``parts`` of the same model without experts, if there is one.
+        twin_error: Why that model could not be built.
     """
     picture: Shape
     padded: Shape
@@ -76,7 +77,7 @@ class Complexity:
 
 
 def complexity(cfg: Config, shape: Optional[Shape] = None) -> Complexity:
-    """Measure the detector of a config, and its dense twin if it has one.
+    """Measure the model of a config, and its dense twin if it has one.
 
     Args:
         cfg: The config.
@@ -87,7 +88,8 @@ def complexity(cfg: Config, shape: Optional[Shape] = None) -> Complexity:
             two positive integers.
     """
     if not isinstance(cfg.get('model'), dict):
-        fail('model', cfg.get('model'), 'the config of a detector')
+        fail('model', cfg.get('model'),
+             'the config of a detector or classifier')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     shape = tuple(
         check_int(f'shape[{i}]', side, 1)
@@ -104,22 +106,32 @@ def complexity(cfg: Config, shape: Optional[Shape] = None) -> Complexity:
 
 
 def picture_shape(cfg: Config) -> Shape:
-    """(H, W) that the test pipeline scales a landscape picture to.
+    """(H, W) that the test pipeline scales, or crops, a landscape picture to.
 
-    :data:`DEFAULT_SHAPE` if the pipeline has no ``Resize`` with a ``scale``.
+    :data:`DEFAULT_SHAPE` if the pipeline of a detector does not say it.
+
+    Raises:
+        ConfigError: That of a classifier does not.
     """
+    found = None
     loader = cfg.get('test_dataloader')
     for step in get_test_pipeline_cfg(cfg) if loader else ():
-        if step.get('type') == 'Resize' and step.get('scale') is not None:
-            width, height = step.scale
-            if step.get('keep_ratio'):
-                width, height = max(step.scale), min(step.scale)
-            return height, width
-    return DEFAULT_SHAPE
+        size = {'Resize': step.get('scale'),
+                'CenterCrop': step.get('crop_size')}.get(step.get('type'))
+        if size is None:
+            continue
+        width, height = (size, size) if isinstance(size, int) else size
+        if step.get('keep_ratio'):
+            width, height = max(size), min(size)
+        found = height, width
+    if found is None and cfg.get('default_scope', 'mmdet') != 'mmdet':
+        fail('--shape', None, 'height and width of a picture, as the test '
+             'pipeline neither scales nor crops it')
+    return found or DEFAULT_SHAPE
 
 
 def build(cfg: dict) -> nn.Module:
-    """A detector in evaluation mode with the same random weights each time.
+    """A model in evaluation mode with the same random weights each time.
 
     No checkpoint is read: ``init_cfg`` is not followed. All thresholds for
     scores are 0, because random weights would not reach them, and what is
@@ -133,13 +145,13 @@ def build(cfg: dict) -> nn.Module:
 
 
 def measure(model: nn.Module, shape: Shape) -> Complexity:
-    """Run a detector on one generated picture and say what it costs.
+    """Run a model on one generated picture and say what it costs.
 
     The detector predicts, so that the second stage and whatever else follows
     the first predictions is included.
 
     Args:
-        model: A detector of MMDetection in evaluation mode.
+        model: A detector or classifier in evaluation mode.
         shape: (H, W) of the picture.
     """
     # Of a module that is reached by two names the first one counts.
@@ -213,7 +225,7 @@ def as_text(result: Complexity) -> str:
         'PyTorch (pooling, sorting and the like; the JSON file has them all).',
     ]
     if result.twin_error:
-        lines.append('The detector without experts cannot be built: '
+        lines.append('The model without experts cannot be built: '
                      f'{result.twin_error}')
     return '\n'.join(lines) + '\n'
 
@@ -231,11 +243,14 @@ def _without_thresholds(cfg: Any) -> Any:
 
 
 def _generated_batch(model: nn.Module, height: int, width: int) -> dict:
-    """``inputs`` and ``data_samples`` of noise, preprocessed."""
+    """``inputs`` of noise, preprocessed; for a detector with what it has to
+    know of the picture in ``data_samples``."""
     picture = torch.randint(
         256, (3, height, width),
         dtype=torch.uint8,
         generator=torch.Generator().manual_seed(0))
+    if not isinstance(model, BaseDetector):
+        return model.data_preprocessor(dict(inputs=[picture]))
     sample = DetDataSample(
         metainfo=dict(
             img_id=0,

@@ -33,7 +33,11 @@ def dense_twin(cfg: Any) -> Any:
 def _part(cfg: Any) -> Any:
     """What builds the part that a config describes; None if that is none."""
     name = cfg.get('type') if isinstance(cfg, dict) else None
-    return MODELS.get(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    # Of the scope that the config is built in, which may be another library's.
+    with MODELS.switch_scope_and_registry(None) as registry:
+        return registry.get(name)
 
 
 def _twin_type(cfg: Any) -> Any:

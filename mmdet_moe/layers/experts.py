@@ -11,7 +11,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from .checks import check_int, fail
+from .checks import ConfigError, check_int
 
 
 def fresh_copy(module: nn.Module) -> nn.Module:
@@ -123,11 +123,11 @@ def check_local(expert: nn.Module, key: str) -> None:
                 continue
         elif isinstance(module, _POINTWISE):
             continue
-        fail(key, f'{type(module).__name__} in the experts',
-             f'experts of convolutions with stride 1 that keep the size, '
-             f'activations and BatchNorm; {name or "the expert"} is '
-             f'{module!r}. Use no norm or BatchNorm, a block with stride 1, or '
-             "scope=dict(type='LevelScope')")
+        raise ConfigError(
+            f'{key}: experts may have convolutions with stride 1 that keep the '
+            f'size, activations and BatchNorm, but {name or "the expert"} is '
+            f'{module!r}. Use no norm or BatchNorm, a block with stride 1, or '
+            "scope=dict(type='LevelScope')")
 
 
 def check_pointwise(expert: nn.Module, key: str) -> None:
@@ -152,11 +152,12 @@ def check_pointwise(expert: nn.Module, key: str) -> None:
                 continue
         elif isinstance(module, (nn.Linear, nn.LayerNorm, *_POINTWISE)):
             continue
-        fail(key, f'{type(module).__name__} in the experts',
-             f'feed-forward networks and 1x1 convolutions with stride 1, which '
-             f'look at no neighbour; {name or "the expert"} is {module!r}. Use '
-             "expert='ffn' where there is that option, or "
-             "scope=dict(type='LevelScope')")
+        raise ConfigError(
+            f'{key}: experts may be feed-forward networks and 1x1 convolutions '
+            f'with stride 1, which look at no neighbour, but '
+            f'{name or "the expert"} is {module!r}. Put experts into a 1x1 '
+            "convolution, use expert='ffn' where there is that option, or "
+            "scope=dict(type='PatchScope') or dict(type='LevelScope')")
 
 
 def receptive_radius(module: nn.Module) -> int:

@@ -75,6 +75,28 @@ def test_what_is_refused(data, tmp_path):
             build_runner(small(data, tmp_path, **options), ('train', ))
 
 
+def test_what_it_costs(data, tmp_path):
+    """Multiply-adds of ResNet-18 by hand; a second block of two convolutions
+    with experts."""
+    pytest.importorskip('mmdet')
+    from mmdet_moe.analysis.complexity import complexity
+    cfg = Config.fromfile(CONFIGS / 'resnet18_moe_cifar100.py')
+    found = complexity(cfg, (32, 32))
+    stages = 3 * (64 * 128 * 9 * 256 + 3 * 128 * 128 * 9 * 256 + 64 * 128 * 256)
+    dense = 3 * 64 * 9 * 1024 + 4 * 64 * 64 * 9 * 1024 + stages + 512 * 100
+    block = 2 * 512 * 512 * 9 * 16
+    assert found.twin['model'].flops == 2 * dense
+    gate = found.parts['model'].flops - 2 * (dense + block)
+    assert 0 < gate < 5000
+    assert found.parts['model'].all_experts_flops == 2 * (
+        dense + 3 * block) + gate
+    with pytest.raises(ValueError, match='--shape=None: allowed is height'):
+        complexity(cfg)
+    cfg.test_dataloader.dataset.pipeline.insert(
+        0, dict(type='CenterCrop', crop_size=24))
+    assert complexity(cfg).picture == (24, 24)
+
+
 def test_a_folder_of_superclasses(tmp_path):
     cv2 = pytest.importorskip('cv2')
     pictures = planted(40, 0)

@@ -156,7 +156,8 @@ def test_a_position_is_found_by_the_centre_of_a_box():
      'GroupNorm'),
 ])
 def test_experts_with_neighbours_cannot_be_run_on_positions(expert, found):
-    with pytest.raises(ValueError, match=f"PositionScope='{found}.*LevelS"):
+    with pytest.raises(
+            ValueError, match=f'scope=PositionScope: .* is {found}.*LevelS'):
         MoELayer(expert, 4, scope=dict(type='PositionScope'))
 
 
@@ -217,5 +218,6 @@ def test_one_decision_for_levels_that_come_one_by_one_is_an_error():
      'Conv2d'),
 ])
 def test_experts_that_cannot_be_run_on_patches(expert, found):
-    with pytest.raises(ValueError, match=f"scope=PatchScope='{found}.*LevelSc"):
+    with pytest.raises(
+            ValueError, match=f'scope=PatchScope: .* is {found}.*LevelSc'):
         MoELayer(expert, 4, scope=dict(type='PatchScope'))

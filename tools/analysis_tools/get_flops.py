@@ -1,4 +1,4 @@
-"""Count the parameters and FLOPs of a detector, as routed and in total."""
+"""Count the parameters and FLOPs of a model, as routed and in total."""
 import argparse
 from pathlib import Path
 
