@@ -7,10 +7,11 @@ import pytest
 import stock
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmdet_moe.detection import provenance
-from mmdet_moe.layers import GATES, SCOPES, MoELayer, traced
+from mmdet_moe.layers import GATES, SCOPES, MoELayer, moe_layers, traced
 from mmdet_moe.names import weights_field
 
 ROOT = Path(__file__).parents[1]
@@ -135,3 +136,27 @@ def anchors(page: Path) -> set:
         re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-')
         for title in re.findall(r'^#+ (.+)$', text, flags=re.M)
     }
+
+
+def test_the_configs_of_classifiers(tmp_path):
+    """Read, built and checked as they are printed."""
+    pytest.importorskip('mmpretrain')
+    from mmdet_moe.classification.checks import check_config
+    from mmdet_moe.launch import read_config
+    parts = (ROOT / 'docs' / 'classification.md').read_text().split(MARK)[1:]
+    assert len(parts) == 2
+    for i, part in enumerate(parts):
+        path = tmp_path / f'{i}.py'
+        path.write_text(part.split('```')[0].replace('../', f'{ROOT}/'))
+        cfg = read_config(str(path))
+        assert cfg.default_scope == 'mmpretrain'
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            model = MODELS.build(cfg.model)
+        assert list(moe_layers(model)) == ['backbone.layer4.1']
+    for part in ('train', 'test'):
+        folder = tmp_path / part
+        for n in range(20):
+            (folder / f'ground{n % 4}' / f'class{n}').mkdir(parents=True)
+            (folder / f'ground{n % 4}' / f'class{n}' / '0.jpg').touch()
+        cfg[f'{part}_dataloader'].dataset.data_root = str(folder)
+    check_config(cfg, ('train', 'test'))

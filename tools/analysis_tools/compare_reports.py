@@ -1,4 +1,4 @@
-"""Put runs side by side: AP by size, use of the experts, specialisation."""
+"""Put runs side by side: metrics, use of the experts, specialisation."""
 import argparse
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def parse_args():
         'runs',
         nargs='+',
         help='FILE or NAME=FILE: a report.json of expert_report.py, or, for a '
-        'dense detector, the JSON file that tools/test.py writes')
+        'model without experts, the JSON file that tools/test.py writes')
     parser.add_argument(
         '--out',
         type=Path,
