@@ -1,6 +1,5 @@
 """A grid: which runs there are, and what becomes of them."""
 import csv
-import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from mmdet_moe.files import DataError, TrainingError
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.sweep import runs_of, sweep, write_slurm, write_table
+from mmdet_moe.sweep.running import Tools, carry_out
 
 GRID = """
 base = './base.py'
@@ -112,23 +112,24 @@ def test_names(grid, change, message):
 def test_results_of_other_settings_are_refused(grid, tmp_path):
     tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
     runs = runs_of(grid, only=dict(experts=['e4']))
-    made = dict(options=['a=1'], report=['--seed', '1'])
+    made = dict(cfg_options=['a=1'], report_options=['--seed', '1'])
     list(sweep(runs, work_dir, tools, **made))
     assert list(sweep(runs, work_dir, tools, **made)) == []
     for other, message in (
-            (dict(options=[]), "options: there 'a=1', asked for nothing"),
+            (dict(cfg_options=[]), "options: there 'a=1', asked for nothing"),
             (dict(report=['--seed', '2']), "report: there '1', asked for '2'")):
         with pytest.raises(DataError, match=message):
             list(sweep(runs, work_dir, tools, **{**made, **other}))
     runs[0].result(work_dir).unlink()
     runs[1].result(work_dir).unlink()
-    list(sweep(runs, work_dir, tools, options=['a=1']))  # only a report again
+    # of the reports alone
+    list(sweep(runs, work_dir, tools, cfg_options=['a=1']))
     assert 'a=1' in write_table(grid, work_dir)
     Path(grid).write_text(GRID.replace('(4, 10)', '(4, )').replace(
         ': e}', ': 2 * e}'))
     with pytest.raises(DataError, match='there .*experts=4.*asked .*experts=8'):
         list(sweep(runs_of(grid, only=dict(experts=['e4'])), work_dir, tools,
-                   options=['a=1']))
+                   cfg_options=['a=1']))
     assert 'kl_e4, seed 0: left out, as it was made with another config' in (
         write_table(grid, work_dir))
 
@@ -140,7 +141,7 @@ def test_what_has_not_begun_may_change(grid, tmp_path):
         list(sweep(runs_of(grid), work_dir, tools))
     (tools / 'train.py').write_text(TRAIN)
     assert len(list(sweep(
-        runs_of(grid), work_dir, tools, options=['a=1']))) == 5
+        runs_of(grid), work_dir, tools, cfg_options=['a=1']))) == 5
 
 
 def test_an_interrupted_sweep_leaves_nothing_running(grid, tmp_path):
@@ -161,24 +162,68 @@ def test_an_interrupted_sweep_leaves_nothing_running(grid, tmp_path):
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(
             [sys.executable, '-c', code], stderr=subprocess.PIPE, text=True)
-        while not begun.exists() or not begun.read_text():
+        deadline = time.monotonic() + 60
+        while not (begun.exists() and begun.read_text()):
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         child = int(begun.read_text())
         begun.unlink()
         process.send_signal(number)
-        error = process.communicate()[1]
-        lock = work_dir / 'none_e4' / 'seed_0' / 'sweep.lock'
+        # Within the minute that the training sleeps.
+        error = process.communicate(timeout=30)[1]
         if number == signal.SIGTERM:
             assert 'error: interrupted; called again, the sweep goes' in error
-            with lock.open('w') as file:  # nobody has it
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with pytest.raises(ProcessLookupError):
+                os.kill(child, 0)
             continue
+        said = []
         with pytest.raises(TrainingError):
-            said = []
             for line in sweep(runs_of(grid)[:1], work_dir, tools):
                 said.append(line)
         assert 'another process works in' in said[0]
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_report_that_was_cut_off(grid, tmp_path):
+    """It goes on if it is to be the same, and begins anew if not."""
+    tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
+    report = tools / 'analysis_tools' / 'expert_report.py'
+    report.write_text(
+        'import sys\nwith open(sys.argv[0] + ".calls", "a") as file:\n'
+        '    print("--resume" in sys.argv, file=file)\n'
+        'sys.exit("error: cut off")')
+    for options in ([], [], ['--seed', '1'], ['--seed', '1']):
+        with pytest.raises(TrainingError):
+            list(sweep(runs_of(grid)[:1], work_dir, tools,
+                       report_options=options))
+    assert Path(f'{report}.calls').read_text().split() == [
+        'False', 'True', 'False', 'True']
+
+
+def test_what_nobody_knows_is_refused(grid, tmp_path):
+    tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
+    run = runs_of(grid)[0]
+    list(sweep([run], work_dir, tools))
+    (work_dir / 'none_e4' / 'seed_0_old').mkdir()  # is passed over
+    assert 'none_e4' in write_table(grid, work_dir)
+    (run.folder(work_dir) / 'settings.json').unlink()
+    with pytest.raises(DataError, match='seed_0 has no settings.json'):
+        list(sweep([run], work_dir, tools))
+
+
+def test_what_another_sweep_has_done(grid, tmp_path):
+    tools, work_dir = tmp_path / 'tools', tmp_path / 'runs'
+    run = runs_of(grid)[0]
+    carry_out(run, work_dir, Tools(tools))
+    (tools / 'train.py').write_text('import sys; sys.exit("error: again")')
+    carry_out(run, work_dir, Tools(tools))
+
+
+def test_nothing_begins_after_the_end(grid, tmp_path):
+    stopped = Tools(tmp_path / 'tools')
+    stopped.stop()
+    with pytest.raises(TrainingError, match='interrupted'):
+        carry_out(runs_of(grid)[0], tmp_path / 'runs', stopped)
 
 
 def test_a_run_without_a_checkpoint_does_not_stop_the_others(grid, tmp_path):

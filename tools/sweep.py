@@ -96,7 +96,7 @@ def main():
         try:
             for line in () if args.table else sweep(
                     runs, work_dir, Path(__file__).parent, jobs=args.jobs,
-                    options=args.cfg_options, report=report):
+                    cfg_options=args.cfg_options, report_options=report):
                 print(line, flush=True)
         except TrainingError:  # there may be a table of the others
             show_table(args, work_dir)

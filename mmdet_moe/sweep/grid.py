@@ -25,7 +25,7 @@ from mmdet_moe.launch import read_config
 from mmdet_moe.layers.checks import fail
 
 #: Of the table, beside axes and metrics.
-COLUMNS = ('cell', 'options', 'seed', 'layer')
+COLUMNS = ('cell', 'cfg_options', 'report_options', 'seed', 'layer')
 #: In the folder of a run: what it was made with.
 SETTINGS = 'settings.json'
 
@@ -58,39 +58,48 @@ class Run:
             return folder / 'report' / 'report.json'
         return folder / 'test.json'
 
-    def settings(self, options: Sequence[str],
-                 report: Sequence[str] = ()) -> dict:
+    def settings(self, cfg_options: Sequence[str],
+                 report_options: Sequence[str] = ()) -> dict:
         """What the result depends on."""
-        return dict(config=self.config.pretty_text, options=list(options),
-                    report=list(report) if self.has_report else [])
+        return dict(
+            config=self.config.pretty_text, cfg_options=list(cfg_options),
+            report_options=list(report_options) if self.has_report else [])
 
     def made_with(self, work_dir: Path) -> dict:
-        """The settings of what is there; empty if nothing is."""
-        note = self.folder(work_dir) / SETTINGS
+        """The settings of what is there; empty if nothing is.
+
+        Raises:
+            DataError: Nobody knows them.
+        """
+        folder = self.folder(work_dir)
         result = self.result(work_dir).is_file()
-        begun = (self.folder(work_dir) / 'last_checkpoint').is_file()
-        if not note.is_file() or not (result or begun):
+        if not (result or (folder / 'last_checkpoint').is_file()):
             return {}
-        found = json.loads(note.read_text())
-        if not result:
-            found.pop('report', None)  # of a report that is not there yet
+        try:
+            found = json.loads((folder / SETTINGS).read_text())
+        except (OSError, ValueError):
+            raise DataError(f'{folder} has no {SETTINGS}, so nobody knows what '
+                            'it was made with: take another --work-dir, or '
+                            'remove it') from None
+        if not result:  # of a report that is not there yet
+            found.pop('report_options', None)
         return found
 
-    def check(self, work_dir: Path, options: Sequence[str],
-              report: Sequence[str] = ()) -> None:
+    def check(self, work_dir: Path, cfg_options: Sequence[str],
+              report_options: Sequence[str] = ()) -> None:
         """Refuse a folder that was made with other settings.
 
         Raises:
             DataError: See above.
         """
-        asked = self.settings(options, report)
-        for key, there in self.made_with(work_dir).items():
-            if there != asked[key]:
+        there = self.made_with(work_dir)
+        for key, asked in self.settings(cfg_options, report_options).items():
+            if there.get(key, asked) != asked:
                 raise DataError(
                     f'{self.folder(work_dir)} was made with other settings '
-                    f'({key}: {_first_difference(there, asked[key])}): take '
+                    f'({key}: {_first_difference(there[key], asked)}): take '
                     'another --work-dir, or remove ' +
-                    ('its report' if key == 'report' else 'it'))
+                    ('its report' if key == 'report_options' else 'it'))
 
 
 def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
@@ -139,8 +148,8 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
         if names.count(name) > 1:
             raise DataError(f'{grid} has two cells of the name {name}; other '
                             'names of the values are needed')
-    return [Run(cell, config, name, seed, report) for seed in seeds
-            for name, cell, config, report in cells]
+    return [Run(cell, config, name, seed, has_report) for seed in seeds
+            for name, cell, config, has_report in cells]
 
 
 def _first_difference(there: Union[str, List[str]],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Iterator, Sequence, Set
 
 from mmdet_moe.files import DataError, TrainingError, write_text
+from mmdet_moe.version import __version__
 
 from .grid import SETTINGS, Run
 
@@ -26,6 +27,7 @@ class Tools:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._running: Set[subprocess.Popen] = set()
+        self._lock, self._stopped = threading.Lock(), False
 
     @contextmanager
     def work_in(self, folder: Path
@@ -51,11 +53,14 @@ class Tools:
     def _call(self, tool: str, arguments: Sequence[str], *, folder: Path,
               lock: int) -> None:
         log = folder / 'sweep.log'
-        with log.open('a') as output, subprocess.Popen(
-                [sys.executable, str(self.folder / tool), *arguments],
-                stdout=output, stderr=subprocess.STDOUT,
-                pass_fds=[lock]) as process:
-            self._running.add(process)
+        with log.open('a') as output:
+            with self._lock:
+                if self._stopped:
+                    raise TrainingError('interrupted')
+                process = subprocess.Popen(
+                    [sys.executable, str(self.folder / tool), *arguments],
+                    stdout=output, stderr=subprocess.STDOUT, pass_fds=[lock])
+                self._running.add(process)
             process.wait()
             self._running.discard(process)
         if process.returncode:
@@ -64,35 +69,40 @@ class Tools:
                                 ''.join(f': {line}' for line in lines[-1:]))
 
     def stop(self) -> None:
-        """End those that run."""
-        for process in list(self._running):
-            process.terminate()
+        """End those that run, and begin no other."""
+        with self._lock:
+            self._stopped = True
+            for process in list(self._running):
+                process.terminate()
 
 
 def carry_out(run: Run, work_dir: Path, tools: Tools,
-              options: Sequence[str] = (), report: Sequence[str] = ()
-              ) -> None:
-    """Train, test and report a run, from where it stopped.
+              cfg_options: Sequence[str] = (),
+              report_options: Sequence[str] = ()) -> None:
+    """Train, test and report a run, from where it stopped; nothing, if it has
+    a result.
 
     Args:
         run: Of a grid.
         work_dir: Of the sweep.
         tools: Which do it.
-        options: For ``--cfg-options`` of all three.
-        report: Further arguments of the report.
+        cfg_options: For ``--cfg-options`` of all three.
+        report_options: Further arguments of the report.
 
     Raises:
         DataError: See :meth:`Run.check`.
         TrainingError: One of them has failed; names its log.
     """
     folder = run.folder(work_dir)
-    run.check(work_dir, options, report)
     with tools.work_in(folder) as call:
-        write_text(folder / SETTINGS,
-                   json.dumps(run.settings(options, report), indent=1))
+        run.check(work_dir, cfg_options, report_options)
+        if run.result(work_dir).is_file():
+            return
+        same_report = _note(run, folder, cfg_options, report_options)
         config = write_text(folder / f'{run.name}.py', run.config.pretty_text)
         # The seed comes last, so that no option changes it.
-        options = ['--cfg-options', *options, f'randomness.seed={run.seed}']
+        options = [
+            '--cfg-options', *cfg_options, f'randomness.seed={run.seed}']
         call('train.py', [str(config), '--work-dir', str(folder), '--resume',
              *options])
         note = folder / 'last_checkpoint'
@@ -103,19 +113,31 @@ def carry_out(run: Run, work_dir: Path, tools: Tools,
         if run.has_report:
             call('analysis_tools/expert_report.py', [
                  str(config), checkpoint, '--work-dir', str(folder / 'report'),
-                 '--resume', *report, *options])
+                 *(['--resume'] if same_report else []), *report_options,
+                 *options])
             return
         call('test.py', [str(config), checkpoint, '--work-dir',
              str(folder / 'test'), *options])
-    written = sorted((folder / 'test').glob('2*/*.json'))
-    if not written:
-        raise TrainingError(f'test.py has written no metrics to {folder}')
-    write_text(run.result(work_dir), written[-1].read_text())
+        written = sorted((folder / 'test').glob('2*/*.json'))
+        if not written:
+            raise TrainingError(f'test.py has written no metrics to {folder}')
+        write_text(run.result(work_dir), written[-1].read_text())
+
+
+def _note(run: Run, folder: Path, cfg_options: Sequence[str],
+          report_options: Sequence[str]) -> bool:
+    """Write down what a run is made with; whether a report that was cut off
+    was begun with the same."""
+    path = folder / SETTINGS
+    now = dict(run.settings(cfg_options, report_options), version=__version__)
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    write_text(path, json.dumps(now, indent=1))
+    return before == now
 
 
 def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
-          options: Sequence[str] = (), report: Sequence[str] = ()
-          ) -> Iterator[str]:
+          cfg_options: Sequence[str] = (),
+          report_options: Sequence[str] = ()) -> Iterator[str]:
     """Carry out all runs that have no result yet; one that fails does not
     stop the others.
 
@@ -124,7 +146,7 @@ def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
         work_dir: Where each has a folder.
         tools: Folder of the tools.
         jobs: How many at a time.
-        options, report: As of :func:`carry_out`.
+        cfg_options, report_options: As of :func:`carry_out`.
 
     Yields:
         A line for each run as it ends.
@@ -135,13 +157,13 @@ def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
             after the others, a run has failed.
     """
     for run in runs:
-        run.check(work_dir, options, report)
+        run.check(work_dir, cfg_options, report_options)
     left = [run for run in runs if not run.result(work_dir).is_file()]
     failed, running = [], Tools(tools)
 
     def one(run: Run) -> str:
         try:
-            carry_out(run, work_dir, running, options, report)
+            carry_out(run, work_dir, running, cfg_options, report_options)
         except (TrainingError, DataError, OSError) as error:
             failed.append(run)
             return f'{run.name}, seed {run.seed}: {error}'

@@ -1,5 +1,6 @@
 """What the runs of a grid have come to."""
 import csv
+import re
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Dict, List, Sequence
@@ -9,29 +10,29 @@ from terminaltables import AsciiTable
 from mmdet_moe.analysis.comparison import columns_of, is_p, read_run, rows_of
 from mmdet_moe.files import DataError, replacing
 
-from .grid import runs_of
+from .grid import COLUMNS, runs_of
 
 
 def write_table(grid: str, work_dir: Path) -> str:
     """Write ``table.csv``, a row for each MoE layer of each run of a grid that
     has a result, with any seed; return the means over the seeds as text.
 
-    Runs with different options are not taken together. Those that were made
-    with another config are left out, and named in the text.
+    Runs with different options are not taken together in a mean. Those that
+    were made with another config are left out, and named in the text.
 
     Raises:
-        DataError: An axis has the name of a column.
+        DataError: An axis has the name of a column, or nobody knows what a run
+            was made with.
     """
-    seeds = sorted({int(path.name.removeprefix('seed_'))
-                    for path in work_dir.glob('*/seed_*')})
+    found = (re.fullmatch(r'seed_(\d+)', path.name)
+             for path in work_dir.glob('*/seed_*'))
+    seeds = sorted({int(one[1]) for one in found if one})
     rows, end = [], ''
     for run in runs_of(grid, seeds=seeds):
-        there = run.made_with(work_dir)
-        options = there.get('options', [])
         if not run.result(work_dir).is_file():
             continue
-        if there.get('config', run.config.pretty_text) != (
-                run.config.pretty_text):
+        there = run.made_with(work_dir)
+        if there['config'] != run.config.pretty_text:
             end += (f'{run.name}, seed {run.seed}: left out, as it was made '
                     'with another config\n')
             continue
@@ -41,8 +42,10 @@ def write_table(grid: str, work_dir: Path) -> str:
                     raise DataError(f'{grid} has an axis {axis!r}, which is '
                                     'the name of a column of the table')
             del row['run']
-            rows.append(dict(run.cell, cell=run.name, seed=run.seed,
-                             options=' '.join(options), **row))
+            rows.append(dict(
+                run.cell, cell=run.name, seed=run.seed, **{
+                    key: ' '.join(there[key])
+                    for key in ('cfg_options', 'report_options')}, **row))
     if not rows:
         return end + 'no run has a result yet\n'
     columns = columns_of(rows)
@@ -57,7 +60,7 @@ def write_table(grid: str, work_dir: Path) -> str:
 def _means(rows: Sequence[dict], columns: Sequence[str]) -> str:
     """A table with a row for each cell and layer: means and standard
     deviations over the seeds, and of p the largest."""
-    names = [c for c in ('cell', 'options', 'layer') if c in columns]
+    names = [c for c in COLUMNS if c != 'seed' and c in columns]
     numbers = [c for c in columns if c != 'seed' and any(
         isinstance(row.get(c), (int, float)) for row in rows)]
     cells: Dict[tuple, List[dict]] = {}
