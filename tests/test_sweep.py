@@ -117,7 +117,7 @@ def test_results_of_other_settings_are_refused(grid, tmp_path):
     assert list(sweep(runs, work_dir, tools, **made)) == []
     for other, message in (
             (dict(cfg_options=[]), "options: there 'a=1', asked for nothing"),
-            (dict(report=['--seed', '2']), "report: there '1', asked for '2'")):
+            (dict(report_options=['--seed', '2']), "there '1', asked for '2'")):
         with pytest.raises(DataError, match=message):
             list(sweep(runs, work_dir, tools, **{**made, **other}))
     runs[0].result(work_dir).unlink()

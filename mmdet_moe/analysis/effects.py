@@ -24,6 +24,11 @@ from .resampling import interval
 Lost = Mapping[str, Mapping[Union[int, Tuple[int, int]], Losses]]
 
 
+#: Of a group in fewer pictures there are no intervals: all resamples of one or
+#: two pictures are alike, and noise would look like an effect.
+LEAST = 10
+
+
 def effects(records: Records, base: Values, counts: np.ndarray
             ) -> Tuple[List[dict], Dict[str, Lost]]:
     """The metric under each intervention, and the difference to the model as
@@ -43,7 +48,8 @@ def effects(records: Records, base: Values, counts: np.ndarray
     rows: List[dict] = []
     lost: Dict[str, dict] = defaultdict(lambda: defaultdict(dict))
     for intervention, metric in records.interventions.items():
-        own = base if metric is records.metric else resampled(metric, counts)
+        own = base if metric is records.metric else resampled(
+            records, metric, counts)
         more = {name: after - base.overall[name]
                 for name, after in own.overall.items()}
         more_by = {by: own.by_group[by] - x for by, x in base.by_group.items()}
@@ -138,9 +144,17 @@ def _above_0(range_: Optional[dict]) -> bool:
     return range_ is not None and range_['low'] > 0
 
 
-def resampled(metric: Metric, counts: np.ndarray) -> Values:
-    """The metric of the pictures themselves and then of each resample."""
-    return metric.values(np.concatenate([np.ones_like(counts[:1]), counts]))
+def resampled(records: Records, metric: Metric, counts: np.ndarray) -> Values:
+    """The metric of the pictures themselves and then of each resample; NaN for
+    the resamples of a group that fewer than ``LEAST`` pictures have."""
+    values = metric.values(np.concatenate([np.ones_like(counts[:1]), counts]))
+    things = records.labelled
+    for by, of_groups in values.by_group.items():
+        seen = np.unique(
+            np.stack([things.picture, things.groups[by]]), axis=1)[1]
+        pictures = np.bincount(seen[seen >= 0], minlength=len(of_groups))
+        of_groups[pictures < LEAST, 1:] = np.nan
+    return values
 
 
 def in_json(metrics: Dict[str, np.ndarray]) -> Dict[str, dict]:

@@ -22,6 +22,7 @@ from mmdet_moe.layers.checks import ConfigError, check_int
 from mmdet_moe.version import __version__
 
 from .collect import Collector, collect, evenly_spaced
+from .effects import LEAST
 from .embedding import embed
 from .figures import Illustration, illustrate
 from .gallery import extremes, gallery
@@ -166,6 +167,7 @@ def _page(records: Records, subject: Subject, tables: dict,
         },
         groupings=records.groupings,
         levels=records.levels,
+        least=LEAST,
         config=config)
     without = render('report.html', pictures=[], **content)
     shown = gallery(

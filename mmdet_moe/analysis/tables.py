@@ -81,7 +81,7 @@ def make_tables(records: Records, options: Options) -> dict:
     detected = records.predicted
     correct = detected[detected.true & (detected.score >= options.score_thr)]
     words = records.metric.words
-    base = resampled(records.metric, counts)
+    base = resampled(records, records.metric, counts)
     rows, lost = effects(records, base, counts)
     layers = {}
     for name in records.layers:

@@ -1,9 +1,13 @@
 """Words that are no stronger than the numbers."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from mmdet_moe.analysis.dissociation import double_dissociations
-from mmdet_moe.analysis.effects import functions
+from mmdet_moe.analysis.effects import functions, resampled
+from mmdet_moe.analysis.resampling import bootstrap_counts, interval
+from mmdet_moe.analysis.subjects.accuracy import Accuracy
 from mmdet_moe.analysis.subjects.average_precision import AveragePrecision
 from mmdet_moe.analysis.verdict import verdict
 
@@ -64,6 +68,33 @@ def test_many_groups_dissociate_by_chance():
     # a single pair is enough if it is clear
     single = noise(4, effect=20.0, special=2)
     assert single.found[0].experts == (0, 1) and single.p_value < 0.01
+
+
+def test_chance_in_rare_groups_is_no_effect():
+    """Two experts without which other pictures are lost, by chance alone. All
+    resamples of a single picture are alike, as if there were no doubt."""
+    sizes = [50] * 10 + [10] + [9] + [1] * 10
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    pictures = np.arange(len(label))
+    records = SimpleNamespace(labelled=SimpleNamespace(
+        picture=pictures, groups={'class': label}))
+    names = [str(i) for i in range(len(sizes))]
+
+    def draw(rng):
+        lost = {}
+        counts = bootstrap_counts(len(label), 200, rng)
+        for e in range(2):
+            metric = Accuracy({'class': (names, np.arange(len(names)))}, dict(
+                picture=pictures, label=label,
+                rank=rng.random(len(label)) < 0.3))
+            found = resampled(records, metric, counts).by_group['class']
+            known = [interval(x[1:]) is not None for x in found]
+            assert known == [size >= 10 for size in sizes]
+            assert not np.isnan(found[:, 0]).any()
+            lost[e] = dict(zip(names, 1 - found))
+        return double_dissociations(lost).p_value
+
+    assert min(draw(np.random.default_rng(i)) for i in range(6)) > 0.05
 
 
 def test_what_experts_can_do_by_hand():
