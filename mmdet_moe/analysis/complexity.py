@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 from terminaltables import AsciiTable
 from torch import nn
 
+from mmdet_moe.config_parts import type_name
 from mmdet_moe.conversion.dense_twin import dense_twin
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import check_int, fail
@@ -28,6 +29,8 @@ Shape = Tuple[int, int]
 
 #: (H, W) of the picture where the config does not say it.
 DEFAULT_SHAPE = (800, 1333)
+#: Steps of a pipeline that say the size of a picture, and how they call it.
+_SIZES = dict(Resize='scale', CenterCrop='crop_size')
 #: Parameters and FLOPs that are in none of a model's children.
 OTHER = 'other'
 
@@ -113,20 +116,22 @@ def picture_shape(cfg: Config) -> Shape:
     Raises:
         ConfigError: That of a classifier does not.
     """
-    found = None
+    found, unknown = None, None
     loader = cfg.get('test_dataloader')
     for step in get_test_pipeline_cfg(cfg) if loader else ():
-        size = {'Resize': step.get('scale'),
-                'CenterCrop': step.get('crop_size')}.get(step.get('type'))
-        if size is None:
-            continue
-        width, height = (size, size) if isinstance(size, int) else size
-        if step.get('keep_ratio'):
-            width, height = max(size), min(size)
-        found = height, width
-    if found is None and cfg.get('default_scope', 'mmdet') != 'mmdet':
+        kind = type_name(step)
+        size = step.get(_SIZES.get(kind, ''))
+        if size is not None:
+            width, height = (size, size) if isinstance(size, int) else size
+            if step.get('keep_ratio'):
+                width, height = max(width, height), min(width, height)
+            found, unknown = (height, width), None
+        elif 'Resize' in kind or 'Crop' in kind:
+            unknown = kind
+    if cfg.get('default_scope') == 'mmpretrain' and (unknown or not found):
         fail('--shape', None, 'height and width of a picture, as the test '
-             'pipeline neither scales nor crops it')
+             'pipeline does not say them' + (
+                 f' ({unknown})' if unknown else ''))
     return found or DEFAULT_SHAPE
 
 

@@ -51,10 +51,10 @@ def check_config(cfg: Config, loaders: Sequence[str]) -> None:
 
 def _check_preprocessor(cfg: Config) -> None:
     """Say what is not used, as mean and std that are lost go unnoticed."""
-    outer, own = cfg.get('data_preprocessor'), cfg.model.get(
-        'data_preprocessor')
-    lost = [key for key in outer or {} if key not in own] if own else []
-    if lost:
+    outer = cfg.get('data_preprocessor') or {}
+    own = cfg.model.get('data_preprocessor') or {}
+    lost = [key for key, x in outer.items() if own.get(key) != x]
+    if lost and 'data_preprocessor' in cfg.model:
         warnings.warn(
             'data_preprocessor: the model has its own, so that '
             f'{", ".join(lost)} of this one are not used; set them as '
@@ -86,8 +86,7 @@ def classes_of(dataset: dict, key: str) -> Optional[Tuple[str, ...]]:
 
 def _num_classes(cfg: Config) -> Iterator[Tuple[str, int]]:
     parts = {f'model.{part}': cfg.model.get(part) for part in PARTS}
-    if not parts['model.data_preprocessor']:
-        # MMPretrain hands this one to a model that has none.
+    if 'data_preprocessor' not in cfg.model:  # MMEngine hands this one over
         parts['data_preprocessor'] = cfg.get('data_preprocessor')
     for key, part in parts.items():
         number = (part or {}).get('num_classes')

@@ -2,7 +2,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping
+from typing import Dict, List, Mapping, Set
 
 import cv2
 import numpy as np
@@ -90,12 +90,11 @@ def read(roots: Mapping[str, Path],
     found = {part: look(root) for part, root in roots.items()}
     first_part, first = next(iter(found.items()))
     for part, folder in found.items():
-        if (folder.classes, folder.superclass_of) != (
-                first.classes, first.superclass_of):
-            other = sorted({*folder.classes} ^ {*first.classes})
+        other = sorted(_paths(folder) ^ _paths(first))
+        if other:
             raise DataError(
                 f'{roots[part]} and {roots[first_part]} have different '
-                'classes' + (f': {", ".join(other[:5])}' if other else ''))
+                f'classes: {", ".join(other[:5])}')
     unnamed = sorted({*first.classes} - {*names}) if names else []
     unknown = sorted({*names} - {*first.classes})
     if unnamed or unknown:
@@ -116,6 +115,12 @@ def read(roots: Mapping[str, Path],
             classes, folder.superclasses)
         for part, folder in found.items()
     }
+
+
+def _paths(folder: Folder) -> Set[str]:
+    """The classes, with the superclass that each is in."""
+    return {f'{folder.superclasses[i]}/{name}'
+            for name, i in zip(folder.classes, folder.superclass_of)}
 
 
 def _scaled(path: Path) -> np.ndarray:

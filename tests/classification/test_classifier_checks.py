@@ -60,14 +60,17 @@ def test_other_classes(data, options, message):
         check_config(config(data, **options), ('train', 'val'))
 
 
-def test_a_preprocessor_beside_the_model(data):
+@pytest.mark.parametrize('own, lost', [
+    (dict(num_classes=20), 'mean'), (None, 'num_classes, mean'),
+    (dict(num_classes=20, mean=[4, 5, 6]), 'mean')])
+def test_a_preprocessor_beside_the_model(data, own, lost):
     """As the stock configs have it."""
-    outer = {'data_preprocessor': dict(num_classes=10, mean=[1, 2, 3])}
-    cfg = config(data, **outer)
-    cfg.model.data_preprocessor.pop('mean')
-    with pytest.warns(UserWarning, match='so that mean of this one are not'):
+    cfg = config(data, data_preprocessor=dict(num_classes=20, mean=[1, 2, 3]))
+    cfg.model.data_preprocessor = own
+    with pytest.warns(UserWarning, match=f'so that {lost} of this one are not'):
         check_config(cfg, ('train', ))
     cfg.model.pop('data_preprocessor')
+    cfg.data_preprocessor.num_classes = 10
     with pytest.raises(ValueError, match='^data_preprocessor.num_classes=10'):
         check_config(cfg, ('train', ))
 
@@ -110,8 +113,14 @@ def test_folders_are_converted(tmp_path, monkeypatch, capsys):
     del sys.argv[4:]
     other = folders(tmp_path / 'c', names=('disc', 'cross'))
     sys.argv[2] = str(other)
-    with pytest.raises(SystemExit, match='different classes: cross0, cross1'):
+    with pytest.raises(SystemExit, match='different classes: ground0/cross0'):
         folders2cifar100.main()
+    renamed = folders(tmp_path / 'd')
+    (renamed / 'ground1').rename(renamed / 'lawn')
+    sys.argv[2] = str(renamed)
+    with pytest.raises(SystemExit, match='ground1/disc1, .*, lawn/disc1'):
+        folders2cifar100.main()
+    sys.argv[2] = str(other)
     (other / 'ground0' / 'disc0' / 'x.png').write_bytes(b'no picture')
     sys.argv[1] = str(other)
     with pytest.raises(SystemExit, match='x.png cannot be read'):

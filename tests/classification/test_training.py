@@ -79,7 +79,7 @@ def test_what_it_costs(data, tmp_path):
     """Multiply-adds of ResNet-18 by hand; a second block of two convolutions
     with experts."""
     pytest.importorskip('mmdet')
-    from mmdet_moe.analysis.complexity import complexity
+    from mmdet_moe.analysis.complexity import complexity, picture_shape
     cfg = Config.fromfile(CONFIGS / 'resnet18_moe_cifar100.py')
     found = complexity(cfg, (32, 32))
     stages = 3 * (64 * 128 * 9 * 256 + 3 * 128 * 128 * 9 * 256 + 64 * 128 * 256)
@@ -92,9 +92,14 @@ def test_what_it_costs(data, tmp_path):
         dense + 3 * block) + gate
     with pytest.raises(ValueError, match='--shape=None: allowed is height'):
         complexity(cfg)
-    cfg.test_dataloader.dataset.pipeline.insert(
-        0, dict(type='CenterCrop', crop_size=24))
-    assert complexity(cfg).picture == (24, 24)
+    steps = cfg.test_dataloader.dataset.pipeline
+    steps.insert(0, dict(type='mmpretrain.CenterCrop', crop_size=24))
+    assert picture_shape(cfg) == (24, 24)
+    steps.insert(0, dict(type='Resize', scale=64, keep_ratio=True))
+    assert picture_shape(cfg) == (24, 24)
+    steps.insert(2, dict(type='ResizeEdge', scale=40))
+    with pytest.raises(ValueError, match=r'does not say them \(ResizeEdge\)'):
+        picture_shape(cfg)
 
 
 def test_a_folder_of_superclasses(tmp_path):
