@@ -1,6 +1,7 @@
 """The report of a classifier."""
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,6 +115,16 @@ def test_scores_that_are_no_numbers(tmp_path):
         3).set_pred_label(3).set_pred_score(torch.full((20, ), torch.nan))
     with pytest.raises(DataError, match='picture 3 gets scores that are not'):
         subject.predicted(sample)
+
+
+def test_grey_pictures_are_shown_as_they_are(tmp_path):
+    data = write(tmp_path, dict(train=planted(20, 0), test=planted(20, 1)))
+    subject = LabelledPictures(SuperclassCIFAR100(str(data), 'test'))
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    subject.dataset = SimpleNamespace(
+        get_data_info=lambda index: dict(img=grey))
+    shown = subject.image(0, '')
+    assert shown.shape == (3, 4, 3) and (shown == grey[..., None]).all()
 
 
 def test_accuracy_by_hand():
