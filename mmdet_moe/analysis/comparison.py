@@ -15,6 +15,9 @@ from .report import FORMAT, render
 from .stability import Profile, stability
 from .subjects import TESTS
 
+#: Columns of p-values, of which a mean would say nothing.
+P_VALUES = ('p', 'p, random gates', 'p given level')
+
 
 def read_run(run: str) -> dict:
     """A run out of a ``report.json``, or of the JSON file of a test.
@@ -159,11 +162,6 @@ def columns_of(rows: Sequence[dict]) -> List[str]:
     """What any row has a value for, in their order."""
     return list(dict.fromkeys(key for row in rows for key, x in row.items()
                               if x not in (None, '')))
-
-
-def is_p(column: str) -> bool:
-    """Whether a column has p-values, of which a mean would say nothing."""
-    return column.split()[0].rstrip(',') == 'p'
 
 
 def _usage(layer: dict, by: str) -> dict:

@@ -4,7 +4,16 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import comb
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import torch
 from mmdet.models import BaseDetector
@@ -27,7 +36,7 @@ from .flop_counter import FlopCount, count_flops
 
 Shape = Tuple[int, int]
 
-#: (H, W) of the picture where the config does not say it.
+#: (H, W) of a detector's picture where the config does not say it.
 DEFAULT_SHAPE = (800, 1333)
 #: Steps of a pipeline that say the size of a picture, and how they call it.
 _SIZES = dict(Resize='scale', CenterCrop='crop_size')
@@ -94,10 +103,13 @@ def complexity(cfg: Config, shape: Optional[Shape] = None) -> Complexity:
         fail('model', cfg.get('model'),
              'the config of a detector or classifier')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    shape = tuple(
-        check_int(f'shape[{i}]', side, 1)
-        for i, side in enumerate(shape or picture_shape(cfg)))
-    result = measure(build(cfg.model), shape)
+    if shape is not None:
+        shape = _checked(shape)
+    model = build(cfg.model)
+    if shape is None:
+        shape = _checked(picture_shape(
+            cfg, DEFAULT_SHAPE if isinstance(model, BaseDetector) else None))
+    result = measure(model, shape)
     twin = dense_twin(cfg.model)
     if twin == cfg.model:
         return result
@@ -108,13 +120,20 @@ def complexity(cfg: Config, shape: Optional[Shape] = None) -> Complexity:
     return replace(result, twin=measure(model, shape).parts)
 
 
-def picture_shape(cfg: Config) -> Shape:
+def _checked(shape: Sequence[int]) -> Shape:
+    return tuple(check_int(f'shape[{i}]', side, 1)
+                 for i, side in enumerate(shape))
+
+
+def picture_shape(cfg: Config, default: Optional[Shape]) -> Shape:
     """(H, W) that the test pipeline scales, or crops, a landscape picture to.
 
-    :data:`DEFAULT_SHAPE` if the pipeline of a detector does not say it.
+    Args:
+        cfg: The config.
+        default: Where the pipeline does not say it.
 
     Raises:
-        ConfigError: That of a classifier does not.
+        ConfigError: It does not, and there is no default.
     """
     found, unknown = None, None
     loader = cfg.get('test_dataloader')
@@ -128,11 +147,11 @@ def picture_shape(cfg: Config) -> Shape:
             found, unknown = (height, width), None
         elif 'Resize' in kind or 'Crop' in kind:
             unknown = kind
-    if cfg.get('default_scope') == 'mmpretrain' and (unknown or not found):
+    if default is None and (unknown or not found):
         fail('--shape', None, 'height and width of a picture, as the test '
              'pipeline does not say them' + (
                  f' ({unknown})' if unknown else ''))
-    return found or DEFAULT_SHAPE
+    return found or default
 
 
 def build(cfg: dict) -> nn.Module:

@@ -24,13 +24,15 @@ from .resampling import interval
 Lost = Mapping[str, Mapping[Union[int, Tuple[int, int]], Losses]]
 
 
+#: By grouping (groups,) bool.
+Rare = Mapping[str, np.ndarray]
 #: Of a group in fewer pictures there are no intervals: all resamples of one or
 #: two pictures are alike, and noise would look like an effect.
 LEAST = 10
 
 
-def effects(records: Records, base: Values, counts: np.ndarray
-            ) -> Tuple[List[dict], Dict[str, Lost]]:
+def effects(records: Records, base: Values, counts: np.ndarray,
+            rare: Rare) -> Tuple[List[dict], Dict[str, Lost]]:
     """The metric under each intervention, and the difference to the model as
     it is.
 
@@ -40,6 +42,7 @@ def effects(records: Records, base: Values, counts: np.ndarray
         records: Of a run.
         base: What :func:`resampled` gives for the model as it is.
         counts: (R, I) how often each picture is in each resample.
+        rare: As :func:`rare_groups` gives them.
 
     Returns:
         A row for each intervention but draws of experts; and by layer what
@@ -49,7 +52,7 @@ def effects(records: Records, base: Values, counts: np.ndarray
     lost: Dict[str, dict] = defaultdict(lambda: defaultdict(dict))
     for intervention, metric in records.interventions.items():
         own = base if metric is records.metric else resampled(
-            records, metric, counts)
+            metric, counts, rare)
         more = {name: after - base.overall[name]
                 for name, after in own.overall.items()}
         more_by = {by: own.by_group[by] - x for by, x in base.by_group.items()}
@@ -144,16 +147,23 @@ def _above_0(range_: Optional[dict]) -> bool:
     return range_ is not None and range_['low'] > 0
 
 
-def resampled(records: Records, metric: Metric, counts: np.ndarray) -> Values:
-    """The metric of the pictures themselves and then of each resample; NaN for
-    the resamples of a group that fewer than ``LEAST`` pictures have."""
-    values = metric.values(np.concatenate([np.ones_like(counts[:1]), counts]))
-    things = records.labelled
-    for by, of_groups in values.by_group.items():
+def rare_groups(records: Records) -> Rare:
+    """Groups that fewer than ``LEAST`` pictures have something of."""
+    things, found = records.labelled, {}
+    for by, names in records.groupings.items():
         seen = np.unique(
             np.stack([things.picture, things.groups[by]]), axis=1)[1]
-        pictures = np.bincount(seen[seen >= 0], minlength=len(of_groups))
-        of_groups[pictures < LEAST, 1:] = np.nan
+        found[by] = np.bincount(
+            seen[seen >= 0], minlength=len(names)) < LEAST
+    return found
+
+
+def resampled(metric: Metric, counts: np.ndarray, rare: Rare) -> Values:
+    """The metric of the pictures themselves and then of each resample; NaN for
+    the resamples of rare groups."""
+    values = metric.values(np.concatenate([np.ones_like(counts[:1]), counts]))
+    for by, of_groups in values.by_group.items():
+        of_groups[rare[by], 1:] = np.nan
     return values
 
 

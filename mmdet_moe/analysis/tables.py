@@ -17,6 +17,7 @@ from .effects import (
     effects,
     functions,
     in_json,
+    rare_groups,
     resampled,
 )
 from .information import expert_tells, input_dependence, level_tells
@@ -81,8 +82,9 @@ def make_tables(records: Records, options: Options) -> dict:
     detected = records.predicted
     correct = detected[detected.true & (detected.score >= options.score_thr)]
     words = records.metric.words
-    base = resampled(records, records.metric, counts)
-    rows, lost = effects(records, base, counts)
+    rare = rare_groups(records)
+    base = resampled(records.metric, counts, rare)
+    rows, lost = effects(records, base, counts, rare)
     layers = {}
     for name in records.layers:
         table = layer_tables(

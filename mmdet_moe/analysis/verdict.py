@@ -92,8 +92,8 @@ def _at_random(rows: Dict[str, dict]) -> str:
                     f'tell less of {" and ".join(more)}.')
     if same:
         said.append('That gates drawn at random tell less of '
-                    f'{" and ".join(same)} is not shown, and so neither that '
-                    'it was learned.')
+                    f'{" and ".join(same)} is not shown, so it is not shown '
+                    'either that this was learned.')
     return ' '.join(said)
 
 
@@ -202,9 +202,8 @@ def _dissociations(dissociations: dict, how: str) -> str:
     return (f'{many} {g} lose {_change(one["more"][0])} points more '
             f'{how.format(e)}, and {h} {_change(one["more"][1])} more '
             f'{how.format(f)} (by chance about {chance:.1f} pairs, '
-            f'p = {p:.3f}). In {whole} of {len(found)} both groups lose '
-            'something altogether; else one gains without the other '
-            f'expert.{end}')
+            f'p = {p:.3f}). That both groups lose something altogether is '
+            f'shown for {whole} of {len(found)}.{end}')
 
 
 def _groups(row: dict, words: Words) -> Dict[str, dict]:

@@ -131,11 +131,11 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
             if value not in axes[axis]:
                 fail(axis, value, ' or '.join(axes[axis]))
     here = Path(grid).parent
-    cells = []
+    base, cells = _read(here, content.base), []
     for values in product(*(
             [v for v in axes[axis] if v in only.get(axis, axes[axis])]
             for axis in axes)):
-        config = _read(here, content.base)
+        config = copy.deepcopy(base)
         for axis, value in zip(axes, values):
             # Merging takes _delete_ out of what it merges.
             config.merge_from_dict(copy.deepcopy(dict(axes[axis][value])))

@@ -7,7 +7,12 @@ from typing import Dict, List, Sequence
 
 from terminaltables import AsciiTable
 
-from mmdet_moe.analysis.comparison import columns_of, is_p, read_run, rows_of
+from mmdet_moe.analysis.comparison import (
+    P_VALUES,
+    columns_of,
+    read_run,
+    rows_of,
+)
 from mmdet_moe.files import DataError, replacing
 
 from .grid import COLUMNS, runs_of
@@ -66,13 +71,17 @@ def _means(rows: Sequence[dict], columns: Sequence[str]) -> str:
     cells: Dict[tuple, List[dict]] = {}
     for row in rows:
         cells.setdefault(tuple(row.get(c) for c in names), []).append(row)
-    table = [[*names, 'seeds', *(f'largest {c}' if is_p(c) else c
+    table = [[*names, 'seeds', *(f'largest {c}' if c in P_VALUES else c
                                  for c in numbers)]]
     for cell, own in cells.items():
         table.append([*(x or '-' for x in cell), str(len(own))])
         for c in numbers:
             x = [row[c] for row in own if row.get(c) is not None]
-            spread = f' ± {stdev(x):.2g}' if len(x) > 1 and not is_p(c) else ''
-            middle = max if is_p(c) else mean
-            table[-1].append(f'{middle(x):.3g}{spread}' if x else '-')
+            table[-1].append('-' if not x else f'{max(x):.3g}' if (
+                c in P_VALUES) else _mean(x))
     return AsciiTable(table).table + '\n'
+
+
+def _mean(x: List[float]) -> str:
+    spread = f' ± {stdev(x):.2g}' if len(x) > 1 else ''
+    return f'{mean(x):.3g}{spread}'

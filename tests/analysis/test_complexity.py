@@ -7,6 +7,7 @@ from mmengine.hub import get_config
 from torch import nn
 
 from mmdet_moe.analysis.complexity import (
+    DEFAULT_SHAPE,
     active_fractions,
     as_text,
     complexity,
@@ -103,15 +104,16 @@ def test_parameters_that_experts_share_are_active_more_often():
 def test_shape_of_the_test_pipeline(mask_rcnn):
     def shape(*steps):
         mask_rcnn.test_dataloader.dataset.pipeline = list(steps)
-        return picture_shape(mask_rcnn)
+        return picture_shape(mask_rcnn, DEFAULT_SHAPE)
 
-    assert picture_shape(mask_rcnn) == (800, 1333)
+    assert picture_shape(mask_rcnn, DEFAULT_SHAPE) == (800, 1333)
     assert shape(dict(type='Resize', scale=(300, 200))) == (200, 300)
     # Limits of the sides, in any order.
     assert shape(dict(type='Resize', scale=(200, 300), keep_ratio=True)) == (
         200, 300)
     assert shape(dict(type='Resize', scale_factor=1.)) == (800, 1333)
-    assert picture_shape(Config(dict(model={}))) == (800, 1333)
+    assert picture_shape(
+        Config(dict(model={})), DEFAULT_SHAPE) == (800, 1333)
 
 
 @pytest.mark.parametrize('cfg, shape, message', [

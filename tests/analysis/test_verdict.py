@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmdet_moe.analysis.dissociation import double_dissociations
-from mmdet_moe.analysis.effects import functions, resampled
+from mmdet_moe.analysis.effects import functions, rare_groups, resampled
 from mmdet_moe.analysis.resampling import bootstrap_counts, interval
 from mmdet_moe.analysis.subjects.accuracy import Accuracy
 from mmdet_moe.analysis.subjects.average_precision import AveragePrecision
@@ -76,9 +76,10 @@ def test_chance_in_rare_groups_is_no_effect():
     sizes = [50] * 10 + [10] + [9] + [1] * 10
     label = np.repeat(np.arange(len(sizes)), sizes)
     pictures = np.arange(len(label))
-    records = SimpleNamespace(labelled=SimpleNamespace(
-        picture=pictures, groups={'class': label}))
     names = [str(i) for i in range(len(sizes))]
+    rare = rare_groups(SimpleNamespace(
+        groupings={'class': names},
+        labelled=SimpleNamespace(picture=pictures, groups={'class': label})))
 
     def draw(rng):
         lost = {}
@@ -87,7 +88,7 @@ def test_chance_in_rare_groups_is_no_effect():
             metric = Accuracy({'class': (names, np.arange(len(names)))}, dict(
                 picture=pictures, label=label,
                 rank=rng.random(len(label)) < 0.3))
-            found = resampled(records, metric, counts).by_group['class']
+            found = resampled(metric, counts, rare).by_group['class']
             known = [interval(x[1:]) is not None for x in found]
             assert known == [size >= 10 for size in sizes]
             assert not np.isnan(found[:, 0]).any()
@@ -182,7 +183,8 @@ def test_random_gates():
     assert verdict(told, [], WORDS)[0].endswith(
         ' Gates that are drawn at random and see the same features tell less '
         'of size (p = 0.050). That gates drawn at random tell less of class '
-        '(p = 0.350) is not shown, and so neither that it was learned.')
+        '(p = 0.350) is not shown, so it is not shown either that this was '
+        'learned.')
     for low, expected in (
             (0.01, 'When the experts are drawn at random, AP falls by 2.0 '
              '[1.0, 4.0] points.'),
@@ -221,12 +223,11 @@ def test_what_is_lost():
         'are below 0; by chance alone it would be about 0.3.',
         '1 pair of experts is doubly dissociated: small objects lose 13.0 '
         '[10.0, 16.0] points more without 2, and large objects 13.0 [10.0, '
-        '16.0] more without 0 (by chance about 0.2 pairs, p = 0.002). In 0 of '
-        '1 both groups lose something altogether; else one gains without the '
-        'other expert.']
+        '16.0] more without 0 (by chance about 0.2 pairs, p = 0.002). That '
+        'both groups lose something altogether is shown for 0 of 1.']
     unsure = layer(*LEVELS, dissociations=[found], p=0.3)
     assert verdict(unsure, [dropped(0)], WORDS)[-1].endswith(
-        'the other expert. That is no more than chance: that they can do '
+        'is shown for 0 of 1. That is no more than chance: that they can do '
         'different things is not shown by this.')
     assert verdict(layer(*LEVELS), [dropped(0)], WORDS)[1:] == [
         '0 of 4 intervals of what sizes and classes lose without an expert '

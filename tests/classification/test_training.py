@@ -94,12 +94,12 @@ def test_what_it_costs(data, tmp_path):
         complexity(cfg)
     steps = cfg.test_dataloader.dataset.pipeline
     steps.insert(0, dict(type='mmpretrain.CenterCrop', crop_size=24))
-    assert picture_shape(cfg) == (24, 24)
+    assert picture_shape(cfg, None) == (24, 24)
     steps.insert(0, dict(type='Resize', scale=64, keep_ratio=True))
-    assert picture_shape(cfg) == (24, 24)
+    assert picture_shape(cfg, None) == (24, 24)
     steps.insert(2, dict(type='ResizeEdge', scale=40))
     with pytest.raises(ValueError, match=r'does not say them \(ResizeEdge\)'):
-        picture_shape(cfg)
+        picture_shape(cfg, None)
 
 
 def test_a_folder_of_superclasses(tmp_path):

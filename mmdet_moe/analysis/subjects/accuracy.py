@@ -44,8 +44,9 @@ class Accuracy:
     """Accuracy of the predictions for I pictures.
 
     Args:
-        groups: By grouping, the one that matters most first, the names of the
-            groups and which one each class is in.
+        groups: By grouping, the one that matters most first and with
+            ``'class'`` among them, the names of the groups and which one each
+            class is in.
         outcomes: Of I pictures, in any order, ``picture``, ``label`` and
             ``rank``, how many classes were more probable than the right one.
     """
@@ -63,7 +64,7 @@ class Accuracy:
         total = counts.sum(axis=1)
         overall: Dict[str, np.ndarray] = {
             'accuracy': counts @ (rank < 1) / total}
-        if len(next(iter(self._groups.values()))[1]) > BEST:
+        if len(self._groups['class'][0]) > BEST:
             overall[f'top-{BEST}'] = counts @ (rank < BEST) / total
 
         def of_groups(names: Sequence[str], group: np.ndarray) -> np.ndarray:

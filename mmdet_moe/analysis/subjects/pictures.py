@@ -57,10 +57,8 @@ class LabelledPictures(Subject):
                 f'test_dataloader.dataset: the first picture has {label!r} as '
                 'gt_label; the report needs one label for each picture')
         self.classes = unique(dataset.metainfo['classes'])
-        names = unique(dataset.metainfo.get('superclasses', ()))
-        # One superclass tells nothing.
-        self.superclasses = names if len(names) > 1 else []
-        self.words = words(self._by)
+        self._groups = self._group()
+        self.words = words(next(iter(self._groups)))
         self.img_ids = list(range(len(dataset)))
         ann_file = getattr(dataset, 'ann_file', '')
         self.source = str(ann_file or getattr(dataset, 'data_root', '')
@@ -69,9 +67,15 @@ class LabelledPictures(Subject):
         if ann_file and Path(ann_file).is_file():
             self.files.append(str(ann_file))
 
-    @property
-    def _by(self) -> str:
-        return 'superclass' if self.superclasses else 'class'
+    def _group(self) -> Dict[str, Tuple[List[str], np.ndarray]]:
+        """By grouping the names of the groups, and the group of each class."""
+        classes = {'class': (self.classes, np.arange(len(self.classes)))}
+        metainfo = self.dataset.metainfo
+        names = unique(metainfo.get('superclasses', ()))
+        if len(names) < 2:  # one tells nothing
+            return classes
+        return {'superclass': (names, np.array(metainfo['superclass_of'])),
+                **classes}
 
     @classmethod
     def fits(cls, dataset) -> bool:
@@ -103,8 +107,8 @@ class LabelledPictures(Subject):
             picture=sample.sample_idx,
             file=sample.metainfo.get('img_path'),
             label=self.classes[things.label],
-            **({'superclass': self.superclasses[self.dataset.metainfo[
-                'superclass_of'][things.label]]} if self.superclasses else {}),
+            **{by: names[of[things.label]]
+               for by, (names, of) in self._groups.items() if by != 'class'},
             predicted=self.classes[label],
             correct=label == things.label,
             score=float(sample.pred_score[label]),
@@ -133,15 +137,6 @@ class LabelledPictures(Subject):
                   ) -> Dict[str, Tuple[List[str], GroupOf]]:
         return {by: (names, lambda columns, of=of: of[columns['label']])
                 for by, (names, of) in self._groups.items()}
-
-    @property
-    def _groups(self) -> Dict[str, Tuple[List[str], np.ndarray]]:
-        """By grouping the names of the groups, and the group of each class."""
-        found = {'class': (self.classes, np.arange(len(self.classes)))}
-        if not self.superclasses:
-            return found
-        return {'superclass': (self.superclasses, np.array(
-            self.dataset.metainfo['superclass_of'])), **found}
 
     def image(self, index: int, path: str) -> np.ndarray:
         info = self.dataset.get_data_info(index)
