@@ -11,8 +11,8 @@ stopped; a result is a line of JSON, written as soon as it is known. Two runs at
 a time, with a thread each.
 
 A run takes 7 to 14 minutes with ``bccd`` (RetinaNet-R18 or Faster R-CNN-R18, 12
-epochs), 9 to 20 with ``shapes`` (the same, 6 epochs), and 20 to 30 with
-``domains`` (YOLOX-nano, 6 epochs).
+epochs), 9 to 20 with ``shapes`` (the same, 6 epochs), and 20 to 45 with
+``domains`` (YOLOX-nano, or Faster R-CNN with a MobileNetV2, 6 epochs).
 """
 import argparse
 import json
@@ -31,6 +31,8 @@ RESULTS = ROOT / 'benchmarks' / 'results'
 HEAD = 'model.bbox_head.moe'
 #: The only entry of ``experts``.
 ONLY = 'model.experts.0'
+#: The seven real domains.
+DOMAINS = ('aquarium', 'hituav', 'deeppcb', 'tables', 'cards', 'coco', 'bccd')
 
 
 class Arm(NamedTuple):
@@ -135,6 +137,30 @@ def _domains() -> Dict[str, Arm]:
         'level, mean': Arm(level, hard('MeanImportance')),
         'level, assigned': Arm(name.format('moe_assigned_')),
         'level, grey': Arm(name.format('moe_grey_')),
+        **_domain_regions()
+    }
+
+
+def _domain_regions() -> Dict[str, Arm]:
+    name = 'configs/faster_rcnn/faster-rcnn_{}mobilenet-v2_fpn_domains.py'
+    regions = name.format('moe_')
+    assigned = {f'{ONLY}.soft_constraint.experts.{domain}': expert
+                for expert, domain in enumerate(DOMAINS)}
+    return {
+        'regions, dense': Arm(name.format(''), gate=False),
+        # As many operations as the mixture of two experts: 3136 inputs, twice
+        # 256 x 256 weights, 536 outputs.
+        'regions, wider dense': Arm(name.format(''), (
+            'model.roi_head.bbox_head.fc_out_channels=272', ), gate=False),
+        'regions': Arm(regions),
+        'regions, balanced random gate': Arm(regions, (
+            f'{ONLY}.gate.type=RandomGate', *loss_free(ONLY, 'importance'))),
+        'regions, random gate': Arm(regions, random_gate(ONLY)),
+        'regions, unconstrained': Arm(regions, unconstrained(ONLY)),
+        'regions, assigned': Arm(regions, (
+            f'{ONLY}.soft_constraint.type=DatasetLoss',
+            f'{ONLY}.soft_constraint.weight=0.1',
+            *(f'{key}={expert}' for key, expert in assigned.items()))),
     }
 
 
@@ -194,7 +220,8 @@ def summary(report: dict) -> Dict[str, dict]:
             functions=table['functions'],
             without=[{
                 **{size: row['difference'][size] for size in SIZES},
-                **row['difference_by']['class']
+                **row['difference_by']['class'],
+                **row['difference_by'].get('domain', {})
             } for row in report['interventions']
                 if (row['layer'], row['kind']) == (layer, 'drop')])
         for layer, table in report['layers'].items()

@@ -14,7 +14,8 @@ from terminaltables import GithubFlavoredMarkdownTable
 #: AP by size.
 SIZES = ('AP_S', 'AP_M', 'AP_L')
 #: What experts may tell of an object.
-PROPERTIES = ('size', 'class', 'domain', 'domain, given the size')
+PROPERTIES = ('size', 'class', 'domain', 'domain, given the size',
+              'class, given the domain')
 #: By arm its lines of results.
 Results = Dict[str, List[dict]]
 
@@ -65,25 +66,30 @@ def _twin(arm: str, arms: Sequence[str]) -> str:
 
 def _wider(arm: str) -> str:
     """The dense detector of the same active arithmetic, where there is one:
-    that of experts of positions."""
-    return 'wider dense' if arm.startswith('position') else ''
+    that of experts of positions, or of regions."""
+    return {'position': 'wider dense',
+            'regions': 'regions, wider dense'}.get(arm.split(',')[0], '')
 
 
 def _told(results: Results):
     head = ['arm', 'layer', *(text for of in PROPERTIES for text in (
-        f'{of}, %', f'{of} - random gate', f'{of} - drawn gates')),
+        f'{of}, %', f'{of} - random gate', f'{of} - balanced random gate',
+        f'{of} - drawn gates')),
         'NMI with the domain', 'living experts', 'importance CV']
     rows = []
     for arm, layer in _layers(results):
-        random = results.get(f'{arm.split(",")[0]}, random gate', [])
+        random, balanced = (
+            results.get(f'{arm.split(",")[0]}, {kind}random gate', [])
+            for kind in ('', 'balanced '))
         told = []
         for of in PROPERTIES:
-            mine, theirs = ([
+            mine, *theirs = ([
                 _part(line['layers'][layer], of) for line in lines
-            ] for lines in (results[arm], random))
+            ] for lines in (results[arm], random, balanced))
             told += [
                 _mean(mine),
-                '' if 'random' in arm else _difference(mine, theirs),
+                *('' if 'random' in arm else _difference(mine, other)
+                  for other in theirs),
                 _mean_with_interval([
                     _beyond_drawn(line['layers'][layer], of)
                     for line in results[arm]
@@ -130,6 +136,7 @@ def _nmi(table: dict) -> float:
 def _functions(results: Results):
     head = ['arm', 'layer', 'losses below 0, of all', 'largest loss, points',
             'pairs doubly dissociated: without them', 'by chance',
+            'by domain', 'by domain, by chance',
             'with others in their place', 'pairs not interchangeable',
             'AP lost with experts drawn']
     rows = []
@@ -160,7 +167,10 @@ def _lost_by_drawn(table: dict) -> float:
 def _pairs(functions: dict) -> List[float]:
     """Numbers of pairs; NaN for what was not known yet."""
     without = functions['dissociations']
+    by_domain = functions.get('dissociations_by', {}).get('domain', {})
     return [len(without['found']), without.get('by_chance', float('nan')),
+            len(by_domain['found']) if by_domain else float('nan'),
+            by_domain.get('by_chance', float('nan')),
             len(functions['dissociations_by_others']['found']),
             len(functions['not_interchangeable'])]
 

@@ -41,7 +41,9 @@ TWINS = {
     'faster_rcnn/faster-rcnn_r18_fpn_shapes':
     'faster_rcnn/faster-rcnn_moe_r18_fpn_shapes',
     'faster_rcnn/faster-rcnn_r18_fpn_bccd':
-    'faster_rcnn/faster-rcnn_moe_r18_fpn_bccd'
+    'faster_rcnn/faster-rcnn_moe_r18_fpn_bccd',
+    'faster_rcnn/faster-rcnn_mobilenet-v2_fpn_domains':
+    'faster_rcnn/faster-rcnn_moe_mobilenet-v2_fpn_domains'
 }
 
 

@@ -85,7 +85,8 @@ def _losses(words: Words, groupings: Mapping[str, Sequence[str]],
     }
 
 
-def functions(lost: Lost, used: Container[int], words: Words) -> dict:
+def functions(lost: Lost, used: Container[int], words: Words,
+              groupings: Mapping[str, Sequence[str]]) -> dict:
     """Whether the experts of a layer can do different things.
 
     Args:
@@ -93,10 +94,12 @@ def functions(lost: Lost, used: Container[int], words: Words) -> dict:
         used: Experts that are selected at all. One that is not may never have
             been trained: that others can do more than it says nothing.
         words: Of the metric.
+        groupings: The names of the groups, by grouping.
 
     Returns:
         ``dissociations``, by what is lost without an expert, as
-        :class:`.Dissociations` has them; ``by_others``: by expert, what each
+        :class:`.Dissociations` has them; ``dissociations_by``, the same among
+        the groups of each grouping alone; ``by_others``: by expert, what each
         group loses on the mean when another expert that is used does what this
         one is selected for; ``dissociations_by_others``, by that;
         ``not_interchangeable``: pairs of experts in use neither of which can
@@ -111,6 +114,7 @@ def functions(lost: Lost, used: Container[int], words: Words) -> dict:
                   if selected == e])
         for e in dict.fromkeys(selected for selected, _ in replaced)
     }
+    dropped = lost.get('drop', {})
     pairs = []
     for e, f in combinations(by_others, 2):
         both = in_json({
@@ -120,7 +124,15 @@ def functions(lost: Lost, used: Container[int], words: Words) -> dict:
         if all(_above_0(x['interval']) for x in both.values()):
             pairs.append(dict(experts=[e, f], lost=[both[0], both[1]]))
     return dict(
-        dissociations=_dissociations(lost.get('drop', {}), words),
+        dissociations=_dissociations(dropped, words),
+        dissociations_by={
+            by: _dissociations({
+                e: {group: x for group, x in groups.items() if group in {
+                    words.of_group(by, name) for name in names}}
+                for e, groups in dropped.items()
+            }, words)
+            for by, names in groupings.items()
+        } if dropped else {},
         by_others={e: in_json(groups) for e, groups in by_others.items()},
         dissociations_by_others=_dissociations(by_others, words),
         not_interchangeable=pairs,

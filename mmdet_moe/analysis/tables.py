@@ -30,6 +30,9 @@ from .verdict import verdict
 
 #: Groups that are named for each expert.
 TOP = 5
+#: Properties, and another one that each is also asked for beyond: a domain may
+#: have objects of one size only, and classes may belong to a domain each.
+BEYOND = (('domain', 'size'), ('class', 'domain'))
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def make_tables(records: Records, options: Options) -> dict:
             records, name, correct=correct, counts=counts, options=options)
         table['functions'] = functions(
             lost[name], {e for e, s in enumerate(table['share']) if s > 0},
-            words)
+            words, {by: records.groupings[by] for by in base.by_group})
         table['verdict'] = verdict(
             table, [row for row in rows if row['layer'] == name], words)
         layers[name] = table
@@ -278,8 +281,8 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
                     features: Optional[np.ndarray] = None) -> List[dict]:
     """A row for each question: does the expert tell size, level, class?
 
-    And the domain also given the size: a domain may have small objects only.
-    ``weights`` (n, E) and ``features`` (n, C) are those of all objects.
+    And those of ``BEYOND`` also given the other property. ``weights`` (n, E)
+    and ``features`` (n, C) are those of all objects.
     """
     located = records.located(name, records.labelled)
     things, weights = records.labelled[located], weights[located]
@@ -317,11 +320,13 @@ def _specialisation(records: Records, name: str, weights: np.ndarray,
         if beside_level:
             rows.append(
                 row(by, group, len(names), with_level, level, True))
-        size = things.groups.get('size')
-        if by == 'domain' and size is not None and known.any():
-            rows.append(row(
-                'domain, given the size', group, len(names),
-                with_level if beside_level else known,
-                level * len(records.groupings['size']) + size
-                if beside_level else size, bool(beside_level)))
+        for other in (y for x, y in BEYOND
+                      if x == by and y in records.groupings):
+            given = things.groups[other]
+            both = (with_level if beside_level else known) & (given >= 0)
+            if both.any():
+                rows.append(row(
+                    f'{by}, given the {other}', group, len(names), both,
+                    level * len(records.groupings[other]) + given
+                    if beside_level else given, bool(beside_level)))
     return rows

@@ -10,6 +10,7 @@ from mmdet_moe.models.building import build_with_experts
 from mmdet_moe.models.placing import Placed
 
 from .foreground import knows_foreground, tell_foreground
+from .region_domains import label_region_domains
 
 
 @MODELS.register_module(name='MoEDetector')
@@ -53,9 +54,11 @@ def build_moe_detector(*,
 
 def add_experts(detector: nn.Module,
                 experts: Sequence[Mapping]) -> List[Placed]:
-    """As :func:`.placing.add_experts`; box heads know what is foreground."""
+    """As :func:`.placing.add_experts`; box heads know what is foreground, and
+    the domain of each region."""
     placed = placing.add_experts(detector, experts, knows_foreground)
     tell_foreground(detector)
+    label_region_domains(detector)
     return placed
 
 

@@ -67,11 +67,11 @@ def reference(coco, img_ids, detections):
     return evaluation.stats[:6]
 
 
-def ap_of(coco, img_ids, detections):
+def ap_of(coco, img_ids, detections, domains=()):
     about = coco, [1, 2, 3], img_ids
     ap = AveragePrecision(*about)
     matched = (ap.match(*one)[1] for one in zip(img_ids, detections))
-    return AveragePrecision(*about, join(matched))
+    return AveragePrecision(*about, join(matched), domains)
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -97,6 +97,26 @@ def test_it_is_coco_s(tmp_path, seed):
         expected = reference(alone, img_ids, detections)[0]
         assert own[c] == pytest.approx(expected, abs=1e-12)
     assert np.isnan(own[2])
+    assert 'domain' not in ap.values(np.ones((1, len(img_ids)), int)).by_group
+
+
+def test_ap_by_domain_is_that_of_its_images_alone(tmp_path):
+    content, detections = dataset(seed=0, first_id=1)
+    coco = coco_of(content, tmp_path)
+    img_ids = [i['id'] for i in content['images']]
+    names = [('night', 'day', None)[i % 3] for i in range(len(img_ids))]
+    ap = ap_of(coco, img_ids, detections, names)
+    own = ap.values(np.ones((1, len(img_ids)), int)).by_group['domain'][:, 0]
+    for name, found in zip(('day', 'night'), own):  # sorted
+        mine = [i for i, domain in enumerate(names) if domain == name]
+        images = [img_ids[i] for i in mine]
+        alone = coco_of(dict(
+            content,
+            images=[i for i in content['images'] if i['id'] in images],
+            annotations=[a for a in content['annotations']
+                         if a['image_id'] in images]), tmp_path)
+        assert found == pytest.approx(reference(
+            alone, images, [detections[i] for i in mine])[0], abs=1e-12)
 
 
 def test_a_resample_is_a_dataset_with_pictures_repeated(tmp_path):

@@ -108,15 +108,22 @@ def test_a_domain_that_is_a_size(tmp_path):
     plain = records(tmp_path)
     late = (plain.labelled.picture >= 12).astype(int)
     objects = replace(plain.labelled, groups=dict(
-        plain.labelled.groups, size=2 - 2 * late, domain=late))
+        plain.labelled.groups, size=2 - 2 * late, domain=late, **{
+            'class': plain.labelled.picture // 6}))
     planted = replace(
-        plain, groupings=dict(plain.groupings, domain=['early', 'late']),
+        plain, groupings=dict(plain.groupings, domain=['early', 'late'], **{
+            'class': ['a', 'b', 'c', 'd']}),
         labelled=objects, predicted=objects[:0])
     bits = {row['of']: row['bits']
             for row in tables(planted)['specialisation']
             if row['given_level']}
     assert bits['domain'] == bits['size'] > 0.05
     assert bits['domain, given the size'] == pytest.approx(0, abs=1e-9)
+    # Each domain has two classes of its own. By the chain rule
+    # I(expert; class) = I(expert; domain) + I(expert; class | domain).
+    assert bits['class, given the domain'] == pytest.approx(
+        bits['class'] - bits['domain'])
+    assert bits['class, given the domain'] > 0.01
 
 
 def test_coactivation_by_hand():

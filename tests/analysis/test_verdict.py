@@ -112,7 +112,7 @@ def test_what_experts_can_do_by_hand():
         replace={(0, 1): alone(0.4, 0.0, 0.3), (1, 0): alone(0.0, 0.2, 0.1),
                  (0, 2): alone(0.9, 0.9, 0.9), (1, 2): alone(0.9, 0.9, 0.9),
                  (2, 0): alone(0.0, 0.0, 0.0), (2, 1): alone(0.0, 0.0, 0.0)})
-    found = functions(lost, used={0, 1}, words=WORDS)
+    found = functions(lost, used={0, 1}, words=WORDS, groupings={})
     pair, = found['dissociations']['found']
     assert pair['experts'] == (0, 1) and pair['groups'] == ('small', 'large')
     assert set(found['by_others']) == {0, 1}
@@ -124,7 +124,29 @@ def test_what_experts_can_do_by_hand():
     # one that can do the work of the other is enough
     lost['replace'][0, 1] = alone(0.4, 0.0, -0.1)
     assert functions(
-        lost, used={0, 1}, words=WORDS)['not_interchangeable'] == []
+        lost, used={0, 1}, words=WORDS,
+        groupings={})['not_interchangeable'] == []
+
+
+def test_dissociations_of_one_grouping_by_hand():
+    """Expert 0 is needed for class cat and expert 1 for class dog, which are in
+    both domains: classes are dissociated, domains are not."""
+    groupings = {'class': ['cat', 'dog'], 'domain': ['day', 'night']}
+
+    def without(cat, dog):
+        return losses(**{
+            WORDS.of_group('class', 'cat'): cat,
+            WORDS.of_group('class', 'dog'): dog,
+            WORDS.of_group('domain', 'day'): (cat + dog) / 2,
+            WORDS.of_group('domain', 'night'): (cat + dog) / 2})
+
+    found = functions(
+        dict(drop={0: without(0.2, 0.0), 1: without(0.0, 0.1)}), used={0, 1},
+        words=WORDS, groupings=groupings)['dissociations_by']
+    one, = found['class']['found']
+    assert one['experts'] == (0, 1)
+    assert one['groups'] == ('objects of class cat', 'objects of class dog')
+    assert found['domain']['found'] == []
 
 
 def row(of, given_level, part, p, random=None):

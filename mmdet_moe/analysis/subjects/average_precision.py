@@ -85,6 +85,8 @@ class AveragePrecision:
         matched: What :meth:`match` gave for their detections, joined. It is
             asked for the arrays whenever AP is computed, so a mapping that
             reads them from files needs no memory meanwhile.
+        domains: (I,) the domain of each picture, None where it has none. AP by
+            domain is that of the pictures of one domain alone.
     """
     words = Words(
         metric='AP',
@@ -109,13 +111,15 @@ class AveragePrecision:
 
     def __init__(self, coco: COCO, cat_ids: Sequence[int],
                  img_ids: Sequence[int],
-                 matched: Mapping[str, np.ndarray] = NOTHING) -> None:
+                 matched: Mapping[str, np.ndarray] = NOTHING,
+                 domains: Sequence[Optional[str]] = ()) -> None:
         self.coco = coco
         self.cat_ids = list(cat_ids)
         # COCOeval takes pictures in the order of their ids.
         self._index = {i: n for n, i in enumerate(sorted(img_ids))}
         self._order = np.array([self._index[i] for i in img_ids])
         self._matched = matched
+        self._domains = np.array([d or '' for d in domains])
 
     def match(self, img_id: int,
               found: dict) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
@@ -148,14 +152,21 @@ class AveragePrecision:
         return true, dict(objects=objects, detections=detections)
 
     def values(self, counts: np.ndarray) -> Values:
-        """AP, AP50, AP75, AP_S, AP_M, AP_L, and AP by class, of multisets of
-        the pictures.
+        """AP, AP50, AP75, AP_S, AP_M, AP_L, and AP by class, and by domain
+        if there are several, of multisets of the pictures.
 
         Args:
             counts: (R, I) how often each picture is taken, in the order of
                 ``img_ids``.
         """
-        return _values(self.precisions(counts))
+        values = _values(self.precisions(counts))
+        # Sorted, as the names of the grouping are.
+        names = sorted(set(self._domains.tolist()) - {''})
+        if len(names) > 1:
+            inside = [counts * (self._domains == name) for name in names]
+            values.by_group['domain'] = np.stack(
+                [_mean(self.precisions(c)[:, :, 0]) for c in inside])
+        return values
 
     def precisions(self, counts: np.ndarray) -> np.ndarray:
         """The mean precisions that AP is the mean of, for multisets.

@@ -20,7 +20,7 @@ from mmdet_moe.evaluation.objects import (
 from mmdet_moe.layers import Decision
 from mmdet_moe.sizes import SIZES, size_of
 
-from .average_precision import AveragePrecision
+from .average_precision import NOTHING, AveragePrecision
 from .subject import Columns, GroupOf, Subject, unique
 
 
@@ -119,7 +119,8 @@ class AnnotatedObjects(Subject):
 
     def metric(self, outcomes: Optional[Columns] = None) -> AveragePrecision:
         return AveragePrecision(self.coco, self.cat_ids, self.img_ids,
-                                *([] if outcomes is None else [outcomes]))
+                                NOTHING if outcomes is None else outcomes,
+                                self.domains())
 
     def levels_by(self, sample) -> str:
         return sample.gt_origins.levels_by if 'gt_origins' in sample else ''
