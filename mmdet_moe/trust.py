@@ -1,27 +1,34 @@
 """Checkpoints from outside: they are read, and what is in them is not run.
 
 A checkpoint is a pickle, and a pickle may run any code when it is read.
-MMEngine tries to read the weights only; where that fails, it reads all. And
-among what it allows there is ``getattr``, with which a pickle can reach, and
-change, the list of what is allowed.
+PyTorch can refuse to read more than tensors and what is allowed by name. Before
+PyTorch 2.6 no name could be added, so there Python's own unpickler reads
+checkpoints, restricted to the same names.
 """
+import _compat_pickle
 import os
+import pickle
 import zipfile
+from functools import cache, wraps
 from pickle import UnpicklingError
-from typing import Any, Callable, List
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, List, Tuple
 
+import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint
+from mmengine.utils import digit_version
 
 from .files import DataError
-
-_mmengine_allows = checkpoint.get_torch_safe_globals
 
 #: With the value 1, checkpoints may run the code that is in them.
 RUN_CODE = 'MMDET_MOE_RUN_CODE_IN_CHECKPOINTS'
 #: What torch looks at whenever it loads something.
 _WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+#: Whether torch can be told what else to allow.
+_EXTENSIBLE = digit_version(torch.__version__) >= digit_version('2.6')
+_torch_load = torch.load
 
 
 def _method_of_history(owner: Any, name: str) -> Callable:
@@ -32,21 +39,95 @@ def _method_of_history(owner: Any, name: str) -> Callable:
     raise UnpicklingError(f'a checkpoint may not have getattr(..., {name!r})')
 
 
-def safe_globals() -> List:
-    """What a checkpoint may call, as ``torch.serialization`` takes it: what
-    MMEngine allows, with a ``getattr`` for its log only."""
-    return [(_method_of_history, 'builtins.getattr')
-            if allowed is getattr else allowed
-            for allowed in _mmengine_allows()]
+@cache
+def _allowed() -> Dict[str, Any]:
+    """What a checkpoint may name, beside what torch allows: arrays and numbers
+    of NumPy, as version 1 and version 2 call them, and MMEngine's log."""
+    multiarray = np.core.multiarray if np.__version__ < '2' else (
+        np._core.multiarray)
+    return {
+        'builtins.getattr': _method_of_history,
+        'builtins.slice': slice,
+        'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        'numpy.ndarray': np.ndarray,
+        'numpy.dtype': np.dtype,
+        **{
+            f'{core}.multiarray.{name}': getattr(multiarray, name)
+            for core in ('numpy.core', 'numpy._core')
+            for name in ('_reconstruct', 'scalar')
+        },
+        **{
+            f'{type(np.dtype(kind)).__module__}.{type(np.dtype(kind)).__name__}':
+            type(np.dtype(kind))
+            for kind in '?bBhHiIlLqQefd'
+        }
+    }
+
+
+def safe_globals() -> List[Tuple[Any, str]]:
+    """What a checkpoint may name, as ``torch.serialization`` takes it."""
+    return [(found, name) for name, found in _allowed().items()]
+
+
+def _as_bytes(text: str, encoding: str) -> bytes:
+    """How the protocol of Python 2 has bytes."""
+    return text.encode({'latin1': 'latin1'}[encoding])
+
+
+class _Unpickler(pickle.Unpickler):
+    """Python's unpickler, restricted to what is allowed by name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # torch.save uses the protocol of Python 2.
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+        known = {**torch._weights_only_unpickler._get_allowed_globals(),
+                 '_codecs.encode': _as_bytes, **_allowed()}
+        try:
+            return known[f'{module}.{name}']
+        except KeyError:
+            raise UnpicklingError(
+                f'a checkpoint may not have {module}.{name}') from None
+
+
+def _loads(data: bytes, **kwargs) -> Any:
+    raise UnpicklingError('a checkpoint may not have tensors as bytes')
+
+
+#: What ``torch.load`` takes in the place of the module ``pickle``.
+_PICKLE = SimpleNamespace(
+    __name__='pickle', Unpickler=_Unpickler, loads=_loads,
+    load=lambda file, **kwargs: _Unpickler(file, **kwargs).load())
+
+
+@wraps(_torch_load)
+def _restricted_load(f, map_location=None, pickle_module=None, **kwargs):
+    """``torch.load`` without code."""
+    kwargs.pop('weights_only', None)
+    return _torch_load(f, map_location, pickle_module=_PICKLE, **kwargs)
 
 
 def load_weights_only() -> None:
     """Have torch and MMEngine refuse, from now on and whoever calls them, to
     load what is more than tensors, numbers and texts; not if ``RUN_CODE`` is
     set."""
-    if os.environ.get(RUN_CODE) != '1':
+    if os.environ.get(RUN_CODE) == '1':
+        return
+    if _EXTENSIBLE:
         os.environ[_WEIGHTS_ONLY] = '1'
-        checkpoint.get_torch_safe_globals = safe_globals
+        torch.serialization.add_safe_globals(safe_globals())
+        if hasattr(checkpoint, 'get_torch_safe_globals'):
+            # It has getattr, with which a pickle can reach, and change, the
+            # list of what is allowed.
+            checkpoint.get_torch_safe_globals = safe_globals
+    else:
+        torch.load = _restricted_load
+
+
+def _load_safely(path: str, **kwargs) -> Any:
+    if not _EXTENSIBLE:
+        return _restricted_load(path, **kwargs)
+    with torch.serialization.safe_globals(safe_globals()):
+        return _torch_load(path, weights_only=True, **kwargs)
 
 
 def check_checkpoint(path: str) -> None:
@@ -69,10 +150,8 @@ def check_checkpoint(path: str) -> None:
         raise DataError(f'the checkpoint {path} is not complete: the file '
                         'ends too early')
     try:
-        with torch.serialization.safe_globals(safe_globals()):
-            torch.load(path, map_location='cpu', weights_only=True,
-                       # Nothing of the tensors is read.
-                       mmap=is_zip)
+        # Nothing of the tensors is read.
+        _load_safely(path, map_location='cpu', mmap=is_zip)
     except Exception:
         raise DataError(
             f'{path} is not a checkpoint, or is not complete, or holds more '

@@ -11,11 +11,19 @@ import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, Mapping, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    Mapping,
+    Set,
+    Tuple,
+)
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -139,10 +147,20 @@ def _decomposed_attention() -> Iterator[None]:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with _math_attention():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _math_attention() -> ContextManager:
+    """Scaled dot-product attention without fused kernels."""
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:  # before PyTorch 2.3, where the CPU had no other
+        return torch.backends.cuda.sdp_kernel(
+            enable_flash=False, enable_mem_efficient=False)
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _addmm_flops(input_shape, a_shape, b_shape, *args, out_shape=None,

@@ -11,4 +11,8 @@ def recorded_as_a_graph() -> bool:
     The operations of a sparse dispatch depend on the decisions. A record of
     them would repeat the decisions about one input for all other inputs.
     """
-    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+    return torch.jit.is_tracing() or _is_exporting()
+
+
+# PyTorch before 2.7 cannot say: there torch.export fails at a sparse dispatch.
+_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
