@@ -85,7 +85,8 @@ class Call:
     real: Tensor
     domain: Tensor
 
-    def parts(self, by_level: bool) -> List[Tuple[Routing, Tensor, Tensor, Tensor]]:
+    def parts(self, by_level: bool
+              ) -> List[Tuple[Routing, Tensor, Tensor, Tensor]]:
         """Routing, counts, what is real, and the domain: of the call, or of
         each level."""
         decision = self.decision
