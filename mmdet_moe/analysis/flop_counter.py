@@ -144,11 +144,24 @@ def _decomposed_attention() -> Iterator[None]:
     The counter knows the fused kernels of GPUs, but neither that of the CPU
     nor the fast path of ``nn.MultiheadAttention`` in evaluation mode.
     """
+    with _math_attention(), _slow_path():
+        yield
+
+
+@contextmanager
+def _slow_path() -> Iterator[None]:
+    """``nn.MultiheadAttention`` without the fast path of evaluation mode.
+
+    Before PyTorch 2.2 it cannot be switched off; gradients do so.
+    """
+    if not hasattr(torch.backends, 'mha'):
+        with torch.enable_grad():
+            yield
+        return
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _math_attention():
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

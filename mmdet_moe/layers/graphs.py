@@ -2,8 +2,6 @@
 import torch
 
 
-# torch.compile takes is_exporting() for True unless it is asked outside.
-@torch.compiler.assume_constant_result
 def recorded_as_a_graph() -> bool:
     """Whether a tracer or an exporter, such as that to ONNX, records what is
     computed now.
@@ -14,5 +12,14 @@ def recorded_as_a_graph() -> bool:
     return torch.jit.is_tracing() or _is_exporting()
 
 
-# PyTorch before 2.7 cannot say: there torch.export fails at a sparse dispatch.
-_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+if hasattr(torch.compiler, 'is_exporting'):
+    _is_exporting = torch.compiler.is_exporting
+    # torch.compile takes it for True unless it is asked outside.
+    recorded_as_a_graph = torch.compiler.assume_constant_result(
+        recorded_as_a_graph)
+else:
+
+    def _is_exporting() -> bool:
+        """Unknown before PyTorch 2.7; torch.export fails at a sparse dispatch
+        there, rather than recording one."""
+        return False
