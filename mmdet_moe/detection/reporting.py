@@ -48,22 +48,37 @@ class DetectionReporter(DecisionReporter):
         source = self.provenance
         if not all('pred_instances' in sample for sample in samples):
             return  # a detector of stuff, or of none but panoptic segments
-        origins = [
-            source.detections(b, s.pred_instances, s.metainfo)
-            for b, s in enumerate(samples)
-        ]
-        objects = self._objects(samples, origins)
+        try:
+            origins = [
+                source.detections(b, s.pred_instances, s.metainfo)
+                for b, s in enumerate(samples)
+            ]
+        except Exception as error:
+            reason = self.error_text(error)
+            for sample in samples:
+                sample.undecided.update(
+                    dict.fromkeys(sample.decisions, reason))
+                sample.decisions = {}
+            return
+        objects = [None] * len(samples)
+        with self.warning_of_errors():
+            objects = self._objects(samples, origins)
         for b, (sample, origin) in enumerate(zip(samples, origins)):
             found = sample.pred_instances
             if source.num_levels:
                 found.level_ids = origin.levels
             if source.num_items:
                 found.item_ids = origin.items
+            undecided: Dict[str, str] = {}
             for name, decision in sample.decisions.items():
-                weights = decision.at(found.bboxes, origin.levels,
-                                      origin.items)
-                found.set_field(
-                    weights.to(found.bboxes.device), weights_field(name))
+                with self.reasons(undecided, name):
+                    weights = decision.at(found.bboxes, origin.levels,
+                                          origin.items)
+                    found.set_field(
+                        weights.to(found.bboxes.device), weights_field(name))
+            for name in undecided:
+                del sample.decisions[name]
+            sample.undecided.update(undecided)
             if objects[b] is not None:
                 sample.gt_origins = objects[b]
 
@@ -80,7 +95,9 @@ class DetectionReporter(DecisionReporter):
             s.gt_instances if there else _no_objects(s)
             for s, there in zip(samples, annotated)
         ]
-        assigned = source.objects(objects, [s.metainfo for s in samples])
+        assigned = None  # as without a rule, also where it fails
+        with self.warning_of_errors():
+            assigned = source.objects(objects, [s.metainfo for s in samples])
         result = []
         for b, (sample, one) in enumerate(zip(samples, objects)):
             if not annotated[b]:

@@ -17,7 +17,7 @@ from mmdet_moe.layers.checks import ConfigError, check_keywords
 from mmdet_moe.layers.compatibility import check_collectives
 from mmdet_moe.layers.idle import IdleExperts
 from mmdet_moe.layers.running_statistics import SharedStatistics
-from mmdet_moe.models.reporting import report_decisions
+from mmdet_moe.models.reporting import mode_of, report_decisions
 from mmdet_moe.names import loss_key, step_key, validation_key
 
 from .collapse_alarm import CollapseAlarm
@@ -206,7 +206,7 @@ class MoEHook(Hook):
             layer.discard()
 
     def _add_losses(self, model: nn.Module, args, kwargs, output):
-        if kwargs.get('mode') != 'loss' or not torch.is_grad_enabled():
+        if mode_of(args, kwargs) != 'loss' or not torch.is_grad_enabled():
             return None
         summaries = collect(self._layers)
         for name, layer in self._layers.items():

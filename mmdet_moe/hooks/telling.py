@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmdet_moe.layers import MoELayer, domains_are, real_tokens_are
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.models.padding import RealTokens
+from mmdet_moe.models.reporting import mode_of, samples_of
 
 
 def padding_does_not_count(model: nn.Module) -> RealTokens:
@@ -47,9 +48,9 @@ class DomainsOfPictures:
 
     def _tell(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._end()
-        if kwargs.get('mode') != 'loss':
+        if mode_of(args, kwargs) != 'loss':
             return
-        names = [s.get('domain') for s in kwargs['data_samples']]
+        names = [s.get('domain') for s in samples_of(args, kwargs) or ()]
         if None in names:
             raise ConfigError(
                 f'{self._asking[0]} has a constraint that needs the domain of '

@@ -183,6 +183,8 @@ class Decision:
 
     def _inputs(self, levels: Tensor) -> Tensor:
         """(n,) levels -> which of the L inputs is about them, or -1."""
+        if not self.scope.of_one_input:
+            return torch.zeros_like(levels)
         if self.levels is None:
             # One input is about everything; of several it is not known.
             return torch.full_like(levels, 0 if len(self.shapes) == 1 else -1)

@@ -34,8 +34,10 @@ class Scope:
         rows: Whether inputs have their channels on the last axis.
         sees_rows: Whether the gate and the experts see rows (n, C) rather
             than maps.
+        of_one_input: Whether a decision is about one of the L inputs only.
     """
     repeatable = True
+    of_one_input = True
     rows = False
     sees_rows = False
 
@@ -133,6 +135,7 @@ class ImageScope(Scope):
     noise is scaled by.
     """
     repeatable = False
+    of_one_input = False
 
     def decide(self, look, levels):
         return torch.stack([look(x) for x in levels]).mean(dim=0)

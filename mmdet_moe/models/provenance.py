@@ -51,6 +51,8 @@ class Provenance:
             or of one of them.
         item_modules: Start of the names of modules that see regions or
             queries, of all pictures one after the other, on the first axis.
+        whole: Start of the names of modules of a head that see one map about
+            all levels.
         later: Start of the names of modules that see detections, once they
             are made, as a mask head does.
 
@@ -62,10 +64,17 @@ class Provenance:
     num_items: Sequence[int] = ()
     heads: Tuple[str, ...] = ()
     item_modules: Tuple[str, ...] = ()
+    whole: Tuple[str, ...] = ()
     later: Tuple[str, ...] = ()
+    #: What failed while a prediction was watched; None if nothing did.
+    failure: Optional[Exception] = None
 
     def __init__(self, detector: nn.Module) -> None:
         self.detector = detector
+
+    def failed(self, error: Exception) -> None:
+        """Note what failed in a prediction, which goes on."""
+        self.failure = self.failure or error
 
     @classmethod
     def fits(cls, detector: nn.Module) -> bool:
@@ -162,9 +171,14 @@ class Provenance:
         A head sees the maps of the levels, and maybe not all of them. A
         single map elsewhere, as in a backbone, is about all levels: None.
         """
-        if len(sizes) == 1 and (self.num_levels < 2
-                                or not layer.startswith(self.heads)):
+        if len(sizes) == 1 and (
+                self.num_levels < 2 or not layer.startswith(self.heads)
+                or layer.startswith(self.whole)):
             return None
+        for levels in self._by_number(layer, len(sizes)):
+            if all(tuple(size) == tuple(self.level_sizes[level])
+                   for size, level in zip(sizes, levels)):
+                return levels
         free = {i: tuple(size) for i, size in enumerate(self.level_sizes)}
         levels = []
         for size in sizes:
@@ -176,6 +190,27 @@ class Provenance:
             del free[level]
             levels.append(level)
         return tuple(levels)
+
+
+    def _by_number(self, layer: str,
+                   calls: int) -> Iterator[Tuple[int, ...]]:
+        """The levels of the calls of a layer, as its place suggests.
+
+        A list of as many modules as there are levels has one for each; a
+        layer that is called for each level is called in their order, maybe
+        more than once for each (the shared towers of RTMDet-Ins).
+        """
+        levels = range(len(self.level_sizes))
+        names = layer.split('.')
+        for i in range(len(names) - 1 if calls == 1 else 0):
+            part = self.detector.get_submodule('.'.join(names[:i + 1]))
+            if isinstance(part, nn.ModuleList) and (
+                    len(part) == len(levels)):
+                yield (int(names[i + 1]), )
+        times, rest = divmod(calls, max(1, len(levels)))
+        if times and not rest:
+            yield tuple(i for i in levels for _ in range(times))
+            yield tuple(levels) * times
 
 
 class UnknownProvenance(Provenance):

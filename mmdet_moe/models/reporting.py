@@ -1,7 +1,8 @@
 """Who decided about what is predicted: attached to what a model returns."""
+import warnings
 from contextlib import ExitStack, contextmanager
 from functools import singledispatch
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import nn
@@ -15,12 +16,13 @@ class DecisionReporter:
     """Watches the predictions of a model, and says who decided.
 
     It acts in ``forward(mode='predict')``, so in OpenMMLab's tools and
-    inferencers alike. The predictions stay what they are. Each data sample
-    gets
+    inferencers alike. The predictions stay what they are, also where it fails:
+    an error becomes a reason, and a warning once. Each data sample gets
 
     - ``decisions``: by the name of a MoE layer its :class:`.Decision` about
       this picture, on the CPU;
-    - ``undecided``: by the name of a layer that has none, why.
+    - ``undecided``: by the name of a layer that has none, why. What begins
+      with ``'error: '`` is an error of the report.
 
     Args:
         model: A model of MMEngine's interface.
@@ -37,6 +39,7 @@ class DecisionReporter:
         #: Whether the decisions have the features that they were made of.
         self.features = False
         self._decisions: Dict[str, List[Decision]] = {}
+        self._warned: Set[str] = set()
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(
             self._after, with_kwargs=True, always_call=True)
@@ -52,14 +55,21 @@ class DecisionReporter:
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._stack.close()
-        if mode_of(args, kwargs) != 'predict':
-            return
+        self._decisions = {}
+        if mode_of(args, kwargs) == 'predict':
+            try:
+                self._watch(model)
+            except Exception as error:
+                self.provenance.failed(error)
+
+    def _watch(self, model: nn.Module) -> None:
         # Of a teacher or student that predicts as a part of this model.
         for module in model.modules():
             inner = getattr(module, 'decision_reporter', self)
             if inner is not self:
                 self._stack.enter_context(inner.paused())
         if not self._paused:
+            self.provenance.failure = None
             self._decisions = self._stack.enter_context(
                 traced(model, self.features))
             self._stack.enter_context(self.provenance.watch())
@@ -68,9 +78,51 @@ class DecisionReporter:
                output) -> None:
         self._stack.close()
         decisions, self._decisions = self._decisions, {}
-        if decisions and output is not None:
+        if not decisions or output is None:
+            return
+        try:
             with torch.no_grad():
                 self.report(output, decisions)
+        except Exception as error:
+            reason = self.error_text(error)
+            for sample in output if isinstance(output, (list, tuple)) else ():
+                sample.decisions = {}
+                sample.undecided = dict.fromkeys(decisions, reason)
+
+    def error_text(self, error: Exception) -> str:
+        """An error of the report as a reason, for ``undecided``; it is warned
+        of once."""
+        text = f'error: {type(error).__name__}: {error}'
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn('It cannot be reported which experts processed a '
+                          f'prediction ({text}). The prediction itself is '
+                          'not affected.')
+        return text
+
+    @contextmanager
+    def reasons(self, undecided: Dict[str, str],
+                layer: str) -> Iterator[None]:
+        """Inside of the block, a failure is why a layer has no decision.
+
+        Args:
+            undecided: Gets the reason.
+            layer: Name of the layer.
+        """
+        try:
+            yield
+        except Undecided as reason:
+            undecided[layer] = str(reason)
+        except Exception as error:
+            undecided[layer] = self.error_text(error)
+
+    @contextmanager
+    def warning_of_errors(self) -> Iterator[None]:
+        """Inside of the block, an error is warned of once, and nothing else."""
+        try:
+            yield
+        except Exception as error:
+            self.error_text(error)
 
     def report(self, samples: Sequence,
                calls: Dict[str, List[Decision]]) -> None:
@@ -80,21 +132,22 @@ class DecisionReporter:
             samples: As the model returned them.
             calls: By layer its decisions, one for each call.
         """
-        whole, undecided = {}, {}
+        parts: Dict[str, List[Decision]] = {}
+        undecided: Dict[str, str] = {}
         for name, decisions in calls.items():
-            try:
+            with self.reasons(undecided, name):
+                if self.provenance.failure is not None:
+                    raise self.provenance.failure
                 decision, counts = self.provenance.about(
                     name.removeprefix(self._within), decisions, len(samples))
-                whole[name] = decision.cpu(), _parts(counts)
-            except Undecided as reason:
-                undecided[name] = str(reason)
+                decision = decision.cpu()
+                parts[name] = [
+                    decision.part(*part, extent=_extent(sample.metainfo))
+                    for part, sample in zip(_parts(counts), samples)
+                ]
         for b, sample in enumerate(samples):
-            extent = _extent(sample.metainfo)
-            sample.decisions = {
-                name: decision.part(*parts[b], extent=extent)
-                for name, (decision, parts) in whole.items()
-            }
-            sample.undecided = undecided
+            sample.decisions = {name: own[b] for name, own in parts.items()}
+            sample.undecided = dict(undecided)
 
 
 @singledispatch
@@ -113,6 +166,11 @@ def mode_of(args: tuple, kwargs: dict) -> str:
     """The mode in which ``forward(inputs, data_samples=None, mode='tensor')``
     is called."""
     return kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
+
+
+def samples_of(args: tuple, kwargs: dict) -> Optional[Sequence]:
+    """The data samples with which it is called."""
+    return kwargs.get('data_samples', args[1] if len(args) > 1 else None)
 
 
 def _parts(counts: Sequence[int]) -> List[Tuple[int, int]]:

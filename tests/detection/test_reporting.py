@@ -1,6 +1,7 @@
 """Who decided, in whatever way a detector is run."""
 import copy
 
+import detectors
 import numpy as np
 import pytest
 import stock
@@ -10,6 +11,8 @@ from mmdet.registry import MODELS, VISUALIZERS
 from mmengine.config import Config
 from torch import nn
 
+from mmdet_moe.detection.provenance import Undecided
+from mmdet_moe.detection.provenance.levels import LevelProvenance
 from mmdet_moe.layers import moe_layers, traced
 from mmdet_moe.models import Mixture
 from mmdet_moe.names import weights_field
@@ -89,6 +92,32 @@ def test_one_map_is_of_a_level_in_the_head_of_the_levels_only():
                          ('semantic_head.convs.0', None)):
         decision, counts = source.about(name, decisions[''], 2)
         assert decision.levels == levels and counts == [1, 1]
+
+
+def test_modules_of_levels_of_one_size():
+    """Levels 3 and 4 have one position each: whose module it is tells the
+    level. Shared modules are called in the order of the levels."""
+    source = LevelProvenance(detectors.build(detectors.HEADS['retinanet']))
+    head = source.detector.bbox_head
+    head.own = nn.ModuleList(nn.ModuleList([nn.Identity()]) for _ in range(5))
+    source.level_sizes = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
+    mixture = Mixture(nn.Conv2d(8, 8, 1), dict(num_experts=3))
+
+    def levels(layer, *sizes):
+        with traced(mixture) as decisions:
+            for size in sizes:
+                mixture(torch.randn(2, 8, size, size))
+        return source.about(layer, decisions[''], 2)[0].levels
+
+    assert [levels(f'bbox_head.own.{i}.0', 1) for i in (3, 4)] == [(3, ), (4, )]
+    assert levels('bbox_head.tower', 8, 4, 2, 1, 1) == (0, 1, 2, 3, 4)
+    # twice for each, level by level or one after the other
+    assert levels('bbox_head.tower', 8, 8, 4, 4, 2, 2, 1, 1, 1, 1) == (
+        0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
+    assert levels('bbox_head.tower', *(8, 4, 2, 1, 1) * 2) == (
+        0, 1, 2, 3, 4) * 2
+    with pytest.raises(Undecided):
+        levels('bbox_head.tower', 7, 5)
 
 
 def test_nothing_is_left_behind_after_an_error():

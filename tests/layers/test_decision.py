@@ -1,4 +1,6 @@
 """Which decision a box is under, by hand and against where it was made."""
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -53,6 +55,19 @@ def test_one_map_is_about_everything_or_about_its_level():
     assert decision.at(*where).tolist() == [[0, 1], [0, 1]]
     own = decision.part(0, 1, levels=(2, ))
     assert own.find(*where).tolist() == [-1, 0]
+
+
+def test_a_decision_about_all_levels_needs_no_level():
+    """As for objects that no rule puts on a level (FSAF, AutoAssign)."""
+    both = torch.cat([signs('++'), signs('--')]), torch.cat(
+        [signs('+'), signs('-')])
+    decision = replace(
+        decide(layer(scope=dict(type='ImageScope')), both), levels=(0, 1))
+    one = decision.part(1, 2, extent=(8, 8))
+    unknown = torch.tensor([-1])
+    assert one.at(boxes((4, 4)), unknown).tolist() == [[0, 1]]
+    assert decide(layer(), both).part(0, 1).at(
+        boxes((4, 4)), unknown).isnan().all()
 
 
 def test_a_box_is_under_the_patch_that_its_centre_is_in():

@@ -4,7 +4,7 @@ import inspect
 import math
 import sys
 from contextlib import contextmanager
-from typing import Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import torch
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
@@ -21,10 +21,19 @@ from torch import Tensor, nn
 Rule = Callable[[nn.Module, Sequence, InstanceData, dict], Optional[Tensor]]
 
 
+def prior_generator(head: nn.Module) -> Optional[Any]:
+    """What makes the priors of a head; None if it has none."""
+    return getattr(head, 'prior_generator',
+                   getattr(head, 'square_anchor_generator', None))
+
+
 def training_rule(head: nn.Module) -> Optional[Rule]:
     """The rule by which a head is trained, None if it has no rule."""
-    if head.prior_generator.num_levels == 1:
+    if prior_generator(head).num_levels == 1:
         return _only_level
+    if not set(inspect.signature(head.loss_by_feat).parameters) <= {
+            *_outs_of(head), *_ANNOTATIONS}:
+        return None  # LAD: the assignment of another detector
     if _assigners(head):
         return _assigned_levels
     targets = getattr(head, '_get_targets_single', lambda: None)
@@ -43,13 +52,28 @@ def training_outs(head: nn.Module, features: tuple, outs: tuple) -> tuple:
         outs: Its outputs in evaluation mode. If the loss takes another number
             of them, the head is run once more, as in training.
     """
-    needed = list(inspect.signature(head.loss_by_feat).parameters)
-    if len(outs) != needed.index('batch_gt_instances'):
+    if len(outs) != len(_outs_of(head)):
         # The modules of the head stay in evaluation mode.
         training = copy.copy(head)
         training.training = True
         outs = training.forward(*features)
     return outs
+
+
+def takes_masks(head: nn.Module) -> bool:
+    """Whether the loss of a head takes masks, too."""
+    return 'mask_feat' in _outs_of(head)
+
+
+#: What a loss takes beside the outputs of the head.
+_ANNOTATIONS = ('batch_gt_instances', 'batch_img_metas',
+                'batch_gt_instances_ignore')
+
+
+def _outs_of(head: nn.Module) -> List[str]:
+    """The outputs of a head that its loss takes, which come first."""
+    names = list(inspect.signature(head.loss_by_feat).parameters)
+    return names[:names.index('batch_gt_instances')]
 
 
 def _only_level(head: nn.Module, outs: Sequence, objects: InstanceData,
@@ -167,13 +191,13 @@ def _sizes(outs: Sequence) -> List[tuple]:
 
 def _priors(head: nn.Module, outs: Sequence) -> List[Tensor]:
     """The priors of each level."""
-    return head.prior_generator.grid_priors(
+    return prior_generator(head).grid_priors(
         _sizes(outs), dtype=outs[0][0].dtype, device=outs[0][0].device)
 
 
 def _inside(head: nn.Module, outs: Sequence, meta: dict) -> Tensor:
     """Which of all priors lie within the picture, as training has it."""
-    valid = head.prior_generator.valid_flags(
+    valid = prior_generator(head).valid_flags(
         _sizes(outs), meta['pad_shape'], device=outs[0][0].device)
     return anchor_inside_flags(
         torch.cat(_priors(head, outs)), torch.cat(valid),

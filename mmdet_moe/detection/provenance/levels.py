@@ -3,17 +3,25 @@ import copy
 import math
 import sys
 from contextlib import contextmanager
-from typing import Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
+import numpy as np
 import torch
 from mmdet.structures.bbox import get_box_tensor, scale_boxes
+from mmdet.structures.mask import BaseInstanceMasks, BitmapMasks
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdet_moe.models.provenance import Origin, Provenance
 
-from .assignment import training_outs, training_rule
+from .assignment import (
+    prior_generator,
+    takes_masks,
+    training_outs,
+    training_rule,
+)
+from .wrapping import harmless, observed
 
 #: Differences smaller than this are rounding: of scores, and of boxes relative
 #: to their size.
@@ -35,7 +43,8 @@ class LevelProvenance(Provenance):
       an object on the level on which most locations are positive for it.
 
     A head whose loss weighs the levels of an object (AutoAssign, FoveaBox,
-    FreeAnchor, FSAF) has no such rule. PAA assigns twice, and its first
+    FreeAnchor, FSAF), or takes the assignment of another detector (LAD), has
+    no such rule. PAA assigns twice, and its first
     assignment counts. RepPoints assigns twice, and the assignment to refined
     boxes counts, from which it learns the classes. TOOD's assigner is the one
     of the current epoch, or outside of a training that of its end.
@@ -46,13 +55,17 @@ class LevelProvenance(Provenance):
         detector: Has a ``bbox_head`` with priors, and no ``roi_head``.
     """
     heads = ('bbox_head.', )
+    # RTMDet-Ins: it fuses all levels.
+    whole = ('bbox_head.mask_head.', )
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
         self.head = detector.bbox_head
-        self.num_levels = self.head.prior_generator.num_levels
+        self.num_levels = prior_generator(self.head).num_levels
         self._features: Optional[tuple] = None
         self._outs: Optional[tuple] = None
+        #: Further arguments of ``predict_by_feat``.
+        self._options: Dict[str, Any] = {}
 
     @classmethod
     def fits(cls, detector: nn.Module) -> bool:
@@ -60,21 +73,33 @@ class LevelProvenance(Provenance):
         head = getattr(detector, 'bbox_head', None)
         return (not hasattr(detector, 'roi_head')
                 and hasattr(head, 'predict_by_feat')
-                and hasattr(head, 'prior_generator'))
+                and prior_generator(head) is not None)
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Around one prediction: the head's inputs and outputs are kept."""
         self._features = self._outs = None
-        handle = self.head.register_forward_hook(self._keep)
+        self._options = {}
+        handle = self.head.register_forward_hook(
+            harmless(self._keep, self.failed))
         try:
-            yield
+            with observed(self.head, 'predict_by_feat', self._keep_options,
+                          self.failed):
+                yield
         finally:
             handle.remove()
 
     def _keep(self, head: nn.Module, features: tuple, outs: tuple) -> None:
-        self._features, self._outs = features, outs
-        self.level_sizes = [tuple(x.shape[-2:]) for x in outs[0]]
+        # The lists are copied: what comes after the head may change them.
+        self._features = features
+        self._outs = tuple(_each(out, lambda x: x) for out in outs)
+        self.level_sizes = [tuple(x.shape[-2:]) for x in features[0]]
+
+    def _keep_options(self, predict: Callable, found: Any, *outs,
+                      batch_img_metas: Any = None, cfg: Any = None,
+                      rescale: Any = None, with_nms: Any = None,
+                      **options) -> None:
+        self._options = options
 
     @torch.no_grad()
     def detections(self, picture: int, found: InstanceData,
@@ -90,21 +115,27 @@ class LevelProvenance(Provenance):
             RuntimeError: No prediction was watched.
         """
         outs = _of_picture(self._watched(), picture)
-        near = found.to(outs[0][0].device)
+        options = {
+            key: value[picture:picture + 1] if isinstance(value, (list, tuple))
+            else value for key, value in self._options.items()
+        }
+        near = found.to(_device(outs))
         distance, levels = torch.stack([
-            _distances(near, self._candidates(outs, level, meta))
+            _distances(near, self._candidates(outs, level, meta, options))
             for level in range(self.num_levels)
         ]).min(dim=0)
         levels = levels.where(distance < math.inf, levels.new_tensor(-1))
         return _on(levels.to(found.labels.device))
 
-    def _candidates(self, outs: Sequence, level: int,
-                    meta: dict) -> InstanceData:
+    def _candidates(self, outs: Sequence, level: int, meta: dict,
+                    options: Dict[str, Any]) -> InstanceData:
         """What one level of a picture detects, before suppression."""
         cut = [
-            out if isinstance(out, Tensor) else
-            [x if i == level else x[..., :0, :0] for i, x in enumerate(out)]
-            for out in outs
+            out if isinstance(out, Tensor) else [
+                # A copy: YOLOv3 works in place.
+                _each(x, torch.clone if i == level else _no_rows)
+                for i, x in enumerate(out)
+            ] for out in outs
         ]
         # PAA refuses ``with_nms=False``, but every head leaves out an NMS that
         # is None.
@@ -113,8 +144,13 @@ class LevelProvenance(Provenance):
         # all candidates.
         head = copy.copy(self.head)
         head.with_score_voting = False
-        return head.predict_by_feat(
-            *cut, batch_img_metas=[meta], cfg=cfg, rescale=True)[0]
+        # Nor are the masks of all candidates needed (RTMDet-Ins).
+        head._mask_predict_by_feat_single = _no_masks
+        # Of the class: somebody may observe that of the instance.
+        candidates, = type(head).predict_by_feat(
+            head, *cut, batch_img_metas=[meta], cfg=cfg, rescale=True,
+            **options)
+        return candidates
 
     @torch.no_grad()
     def objects(self, objects: Sequence[InstanceData],
@@ -135,10 +171,15 @@ class LevelProvenance(Provenance):
         origins = []
         for picture, (one, meta) in enumerate(zip(objects, metas)):
             maps = _of_picture(outs, picture)
-            levels = rule(self.head, maps, _seen(one, meta, maps), meta)
+            shown = _seen(one, meta, _device(maps))
+            if takes_masks(self.head):
+                shown.masks = _masks(one, shown.bboxes, meta)
+            levels = rule(self.head, maps, shown, meta)
             if levels is None:
                 return None
-            origins.append(_on(levels[:len(one)].to(one.labels.device)))
+            inside = _inside_picture(one, meta).to(levels.device)
+            origins.append(_on(levels[:len(one)].where(
+                inside, levels.new_tensor(-1)).to(one.labels.device)))
         return origins
 
     def _watched(self) -> tuple:
@@ -157,10 +198,26 @@ def _of_picture(outs: Sequence, picture: int) -> List:
     """The outputs of a head, each one map or a list of maps, for one picture
     out of the batch: a batch of one."""
     one = slice(picture, picture + 1)
-    return [
-        out[one] if isinstance(out, Tensor) else [x[one] for x in out]
-        for out in outs
-    ]
+    return [_each(out, lambda x: x[one]) for out in outs]
+
+
+def _each(nested: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Tensors in lists of lists -> the same lists of changed tensors."""
+    if isinstance(nested, Tensor):
+        return change(nested)
+    return [_each(x, change) for x in nested]
+
+
+def _no_rows(x: Tensor) -> Tensor:
+    return x[..., :0, :]
+
+
+def _device(nested: Any) -> torch.device:
+    return nested.device if isinstance(nested, Tensor) else _device(nested[0])
+
+
+def _no_masks(mask_feat: Tensor, kernels: Tensor, priors: Tensor) -> Tensor:
+    return mask_feat.new_zeros(len(priors), 1, 1)
 
 
 def _distances(found: InstanceData, candidates: InstanceData) -> Tensor:
@@ -186,19 +243,51 @@ def _distances(found: InstanceData, candidates: InstanceData) -> Tensor:
         dim=1).amin(dim=1)
 
 
-def _seen(objects: InstanceData, meta: dict, maps: Sequence) -> InstanceData:
-    """Objects in the coordinates of the head's input.
+def _seen(objects: InstanceData, meta: dict,
+          device: torch.device) -> InstanceData:
+    """Objects as a training shows them to the head: in the coordinates of its
+    input, and no larger than the picture.
 
-    In place of none there is one as large as the picture: whether a head has
-    a rule may not depend on the picture.
+    One that is not in the picture at all is shown as large as the picture, and
+    so is one in the place of none: whether a head has a rule may not depend on
+    the picture.
     """
-    like = maps[0][0]
-    if len(objects) == 0:
-        height, width = meta['img_shape'][:2]
-        return InstanceData(
-            bboxes=like.new_tensor([[0, 0, width, height]]),
-            labels=like.new_zeros(1, dtype=torch.long))
-    boxes = get_box_tensor(objects.bboxes).to(like.device)
-    return InstanceData(
-        bboxes=scale_boxes(boxes, meta.get('scale_factor', (1, 1))),
-        labels=objects.labels.to(like.device))
+    height, width = meta['img_shape'][:2]
+    whole = torch.tensor([[0., 0, width, height]], device=device)
+    boxes, labels = whole, torch.zeros(1, dtype=torch.long, device=device)
+    if len(objects):
+        boxes = _in_picture(objects, meta).to(device)
+        boxes = boxes.where(
+            _inside_picture(objects, meta).to(device)[:, None], whole)
+        labels = objects.labels.to(device)
+    return InstanceData(bboxes=boxes, labels=labels)
+
+
+def _masks(objects: InstanceData, boxes: Tensor,
+           meta: dict) -> BaseInstanceMasks:
+    """The masks of objects in the coordinates of the head's input; their boxes
+    where they are annotated with boxes only."""
+    height, width = meta['img_shape'][:2]
+    if len(objects) and 'masks' in objects:
+        return objects.masks.resize((height, width))
+    masks = np.zeros((len(boxes), height, width), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().int().tolist()):
+        mask[y1:max(y2, y1 + 1), x1:max(x2, x1 + 1)] = 1
+    return BitmapMasks(masks, height, width)
+
+
+def _in_picture(objects: InstanceData, meta: dict) -> Tensor:
+    """Boxes (n, 4) in the coordinates of the head's input, cut off at the
+    borders of the picture."""
+    boxes = scale_boxes(
+        get_box_tensor(objects.bboxes).float(),
+        meta.get('scale_factor', (1, 1)))
+    height, width = meta['img_shape'][:2]
+    return boxes.clamp(min=0).minimum(
+        boxes.new_tensor([width, height, width, height]))
+
+
+def _inside_picture(objects: InstanceData, meta: dict) -> Tensor:
+    """(n,) bool, whether anything of an object is in the picture."""
+    boxes = _in_picture(objects, meta)
+    return ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)

@@ -23,10 +23,11 @@ def matching_detections(objects: InstanceData,
     Returns:
         (n,) int64 indices out of m, -1 for an object without one.
     """
-    nothing = found.labels.new_full((len(objects), ), -1)
+    device = found.labels.device
+    # Labels may be floats (CrowdDet).
+    nothing = torch.full((len(objects), ), -1, device=device)
     if not (len(objects) and len(found)):
         return nothing
-    device = found.labels.device
     overlap = bbox_overlaps(
         get_box_tensor(objects.bboxes).to(device).float(),
         get_box_tensor(found.bboxes).float())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmdet_moe.models.provenance import Origin, Provenance
 
-from .wrapping import wrapped
+from .wrapping import observed
 
 
 class QueryProvenance(Provenance):
@@ -40,24 +40,23 @@ class QueryProvenance(Provenance):
     @contextmanager
     def watch(self) -> Iterator[None]:
         self.num_items, self._selected = (), []
-        with wrapped(self.detector.bbox_head, 'predict_by_feat',
-                     self._predict_twice):
+        with observed(self.detector.bbox_head, 'predict_by_feat',
+                      self._predict_again, self.failed):
             yield
 
-    def _predict_twice(self, predict: Callable, cls_scores: Tensor,
-                       bbox_preds: Tensor, batch_img_metas: Sequence[dict],
-                       **kwargs) -> List[InstanceData]:
-        """Predict, and note which queries the head selects.
+    def _predict_again(self, predict: Callable, found: List[InstanceData],
+                       cls_scores: Tensor, bbox_preds: Tensor,
+                       batch_img_metas: Sequence[dict], **kwargs) -> None:
+        """Note which queries the head selects.
 
         Args:
             predict: The method of the head.
+            found: What it has predicted.
             cls_scores: Class scores (layers, B, Q, C).
             bbox_preds: Boxes (layers, B, Q, 4).
             batch_img_metas: B dicts, of the pictures.
             kwargs: Further arguments of the method.
         """
-        found = predict(
-            cls_scores, bbox_preds, batch_img_metas=batch_img_metas, **kwargs)
         queries = bbox_preds.shape[-2]
         self.num_items = [queries] * len(found)
         # In a picture of Q x Q pixels the box of query q is the point
@@ -73,7 +72,6 @@ class QueryProvenance(Provenance):
             points.expand(bbox_preds.shape),
             batch_img_metas=square,
             **{**kwargs, 'rescale': False})
-        return found
 
     def detections(self, picture: int, found: InstanceData,
                    meta: dict) -> Origin:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmdet_moe.models.provenance import Origin, Provenance
 
-from .wrapping import wrapped
+from .wrapping import observed
 
 # Boxes are equal if no coordinate differs by more than this part of the
 # largest one: a few rounding errors of float32, a hundredth of a pixel.
@@ -60,25 +60,24 @@ class RegionProvenance(Provenance):
     @contextmanager
     def watch(self) -> Iterator[None]:
         self._regions = []
-        with wrapped(self.detector, 'extract_feat', self._see_maps), \
-                wrapped(self._head, 'predict_by_feat', self._see_regions):
+        with observed(self.detector, 'extract_feat', self._see_maps,
+                      self.failed), \
+                observed(self._head, 'predict_by_feat', self._see_regions,
+                         self.failed):
             yield
 
-    def _see_maps(self, extract: Callable, *args,
-                  **kwargs) -> Sequence[Tensor]:
-        maps = extract(*args, **kwargs)
+    def _see_maps(self, extract: Callable, maps: Sequence[Tensor], *args,
+                  **kwargs) -> None:
         # With those that regions are proposed on, but not cut out of.
         self.level_sizes = tuple(tuple(m.shape[-2:]) for m in maps)
         self._dtype = maps[0].dtype
         # The head is not called if no picture has regions.
         self._regions = [None] * len(maps[0])
-        return maps
 
-    def _see_regions(self, predict: Callable, rois: Sequence[Tensor],
-                     cls_scores: Sequence, bbox_preds: Sequence,
-                     *args, **kwargs) -> List[InstanceData]:
+    def _see_regions(self, predict: Callable, found: List[InstanceData],
+                     rois: Sequence[Tensor], cls_scores: Sequence,
+                     bbox_preds: Sequence, *args, **kwargs) -> None:
         self._regions = list(zip(rois, cls_scores, bbox_preds))
-        return predict(rois, cls_scores, bbox_preds, *args, **kwargs)
 
     @torch.no_grad()
     def detections(self, picture: int, found: InstanceData,
