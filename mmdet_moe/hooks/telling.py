@@ -51,7 +51,7 @@ class DomainsOfPictures:
         if mode_of(args, kwargs) != 'loss':
             return
         names = [s.get('domain') for s in samples_of(args, kwargs) or ()]
-        if None in names:
+        if not names or None in names:
             raise ConfigError(
                 f'{self._asking[0]} has a constraint that needs the domain of '
                 "each picture: let train_dataloader's dataset be of "

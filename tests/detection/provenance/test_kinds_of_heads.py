@@ -184,7 +184,7 @@ def test_a_report_that_fails_does_not_end_a_prediction(stage, monkeypatch):
     assert sum('planted' in str(w.message) for w in said) == 1
     for a, sample in zip(plain, found):
         b = sample.pred_instances
-        for key in a.keys():
+        for key in a.keys():  # noqa: SIM118
             assert torch.equal(a[key], b[key])
         if stage in ('objects', 'matching'):  # nothing to do with detections
             assert weights_field(fc) in b
