@@ -57,11 +57,6 @@ def check_options(layer: nn.Module, *, whole_pyramid: bool,
                  'does not know of a bias')
     if hard is not None:
         hard.check(layer.num_experts, layer.top_k)
-    if layer.balance_weight == 'foreground' and hard is not None and (
-            hard.paper_per_call):
-        fail('balance_weight', 'foreground',
-             "'sample' or 'area' with paper_per_call: what is foreground is "
-             'not known yet when the next level is routed')
 
 
 def check_experts(experts: nn.ModuleList, in_channels: int) -> None:

@@ -21,6 +21,7 @@ from typing import (
 import torch
 from torch import Tensor, nn
 
+from .autocast import autocast_dtype
 from .checks import check_choice, check_keywords, check_number, fail
 from .distributed import distributed
 from .grouped import grouped_dispatch
@@ -150,22 +151,47 @@ def _run(expert: nn.Module, x: Tensor, part: Tensor, rows: Tensor) -> Tensor:
 
     Of rows (k, C), which are as large as what an expert computes of them, the
     part is not saved for the backward pass, but gathered again.
+
+    Raises:
+        RuntimeError: In the backward pass, if ``x`` was changed in place since,
+            as autograd does.
     """
     if x.dim() > 2 or part is x or not torch.is_grad_enabled():
         return expert(part)
+    dtype = autocast_dtype(x.device.type)
+    if dtype is not None and _starts_linear(expert):
+        part = part.to(dtype)  # by nn.Linear otherwise, which would save that
     # Not the part itself, which would stay in memory. An expert that works in
-    # place has changed it, which the version tells.
-    same = part.data_ptr(), part.shape, part._version
+    # place has changed it, which the version tells; a transpose of it, which
+    # the strides tell, is another tensor.
+    same, version, dtype = _identity(part), x._version, part.dtype
 
     def pack(saved: Tensor) -> Optional[Tensor]:
-        found = saved.data_ptr(), saved.shape, saved._version
-        return None if found == same else saved
+        return None if _identity(saved) == same else saved
 
     def unpack(saved: Optional[Tensor]) -> Tensor:
-        return x.index_select(0, rows) if saved is None else saved
+        if saved is not None:
+            return saved
+        if x._version != version:
+            raise RuntimeError(
+                'the features of a mixture of experts, which are needed for '
+                'the gradients of its experts, were changed in place after '
+                f'the call: they are at version {x._version}, and version '
+                f'{version} was used')
+        return x.index_select(0, rows).to(dtype)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return expert(part)
+
+
+def _identity(x: Tensor) -> tuple:
+    return x.data_ptr(), x.shape, x.stride(), x.dtype, x._version
+
+
+def _starts_linear(expert: nn.Module) -> bool:
+    """Whether a linear layer is the first that sees the input."""
+    first = next((m for m in expert.modules() if not any(m.children())), None)
+    return isinstance(first, nn.Linear)
 
 
 def _gather(x: Tensor, rows: Sequence[Tensor]) -> List[Tensor]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .autocast import autocast_dtype
 from .checks import fail
 from .experts import FeedForward
 
@@ -70,8 +71,7 @@ def _mixtures(x: Tensor, weights: Tensor, into: Tuple[Tensor, Tensor],
 def _product(x: Tensor, weight: Tensor, bias: Tensor, expert: Tensor,
              ends: Tensor) -> Tensor:
     """Rows (k, in) that are sorted by their expert (k,) -> (k, out)."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device):  # as nn.Linear
-        x, weight, bias = (
-            t.to(torch.get_autocast_dtype(device)) for t in (x, weight, bias))
+    dtype = autocast_dtype(x.device.type)
+    if dtype is not None:  # as nn.Linear
+        x, weight, bias = (t.to(dtype) for t in (x, weight, bias))
     return F.grouped_mm(x, weight, offs=ends) + bias[expert]

@@ -7,7 +7,7 @@ Pavlitska et al. 2022, section III-C. The state is in registered buffers, so
 that it is saved and resumed with the checkpoint, and it is fed with the
 importance of the global batch, so that it is the same on all ranks.
 """
-from typing import Mapping, Optional
+from typing import List, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ class HardConstraint(nn.Module):
             selected for.
         lift_at: From when on it is lifted; None for never.
         lifted: Whether it is lifted; follows from the progress.
-        paper_per_call: Whether the state moves at every call and level.
+        paper_per_call: Whether the state moves once for every call and level
+            of a step, in their order, rather than once for all of them.
 
     Args:
         num_experts: E.
@@ -64,10 +65,10 @@ class HardConstraint(nn.Module):
     def __init__(self, num_experts: int, top_k: int) -> None:
         super().__init__()
         self.top_k = check_int('top_k', top_k, 1, num_experts)
-        # What was observed since the last optimizer step. Gradients that are
-        # not applied yet are not saved in a checkpoint, so neither is this.
-        self.register_buffer(
-            'pending', torch.zeros(num_experts), persistent=False)
+        #: What was observed since the last optimizer step, (E,) each.
+        #: Gradients that are not applied yet are not saved in a checkpoint, so
+        #: neither is this.
+        self.pending: List[Tensor] = []
 
     def check(self, num_experts: int, top_k: int) -> None:
         """Refuse a constraint that could never change a selection.
@@ -98,18 +99,28 @@ class HardConstraint(nn.Module):
         return None
 
     def observe(self, importance: Tensor, load: Tensor) -> None:
-        """Add the global importance and load (E,) of one forward pass."""
-        seen = dict(importance=importance, load=load)
-        self.pending += seen[self.observes].detach()
+        """Add the global importance and load of the calls and levels of a
+        forward pass, (calls, E), or of all of them together, (E,)."""
+        seen = torch.atleast_2d(
+            dict(importance=importance, load=load)[self.observes].detach())
+        if self.paper_per_call:
+            self.pending += seen.unbind()
+        else:
+            self.pending = [sum(self.pending) + seen.sum(dim=0)]
 
     def step(self) -> None:
-        """Move the state by what was observed since the last step."""
-        if self.pending.sum() > 0:
-            self.update(self.pending)
-        self.pending.zero_()
+        """Move the state by what was observed since the last step.
+
+        Never within a step: activation checkpointing runs forward passes
+        again, which must decide as before.
+        """
+        pending, self.pending = self.pending, []
+        for observed in pending:
+            if observed.sum() > 0:  # a rank may have made fewer calls
+                self.update(observed)
 
     def update(self, observed: Tensor) -> None:
-        """Move the state by what was observed (E,) in one optimizer step."""
+        """Move the state by what was observed (E,)."""
         raise NotImplementedError
 
 
@@ -122,8 +133,10 @@ class Mask(HardConstraint):
         threshold: Usage above which an expert is masked.
         lift_at: From when on nothing is masked any more: ``dict(epoch=8)``,
             when 8 epochs are done, or ``dict(iter=9000)``; None for never.
-        paper_per_call: Move the state at every call and level, as the
-            authors' code does, rather than once per optimizer step.
+        paper_per_call: Move the state once for every call and level, as the
+            authors' code does, rather than once per optimizer step. All moves
+            are made at the step, one after the other; the authors' code makes
+            them within the forward pass.
     """
 
     def __init__(self,
@@ -146,7 +159,7 @@ class Mask(HardConstraint):
 
     def masked(self) -> Tensor:
         if self.lifted:
-            return torch.zeros_like(self.pending, dtype=torch.bool)
+            return torch.zeros_like(self.usage(), dtype=torch.bool)
         return overused(self.usage(), self.threshold, self.top_k)
 
     def usage(self) -> Tensor:

@@ -20,7 +20,6 @@ from .compatibility import check_collectives, check_experts, check_options
 from .counting import count_positions, count_samples, domains_of
 from .decision import Decision
 from .dispatch import build_dispatch, dense_dispatch
-from .distributed import all_reduce_sum
 from .experts import without_in_place
 from .gates import GATES, GateNoise, global_average_pool
 from .graphs import recorded_as_a_graph
@@ -30,7 +29,6 @@ from .recorder import Call, Recorder, StepSummary, collect
 from .routing import ROUTING_FUNCTIONS, Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Levels, Scope, Shape
 from .soft_constraints import SoftConstraint, build_soft_constraints
-from .statistics import weighted_sum
 
 Observer = Callable[[Decision], None]
 
@@ -150,7 +148,9 @@ class MoELayer(nn.Module):
                 top_k=top_k))
         self.recorder = Recorder(
             build_soft_constraints(soft_constraint),
-            check_choice('balance_over', balance_over, ('step', 'call')))
+            check_choice('balance_over', balance_over, ('step', 'call')),
+            by_call=self.hard_constraint is not None
+            and self.hard_constraint.paper_per_call)
         check_options(self, whole_pyramid=whole_pyramid, targets=targets)
         self.experts = nn.ModuleList(
             without_in_place(expert()) for _ in range(num_experts))
@@ -209,13 +209,7 @@ class MoELayer(nn.Module):
             x, Tensor) else self._forward(x)
 
     def _forward(self, x: Levels) -> List[Tensor]:
-        axis = -1 if self.scope.rows else 1
-        for level in x:
-            if level.dim() < 2 or level.shape[axis] != self.in_channels:
-                raise ValueError(
-                    f'in_channels={self.in_channels}: the features have the '
-                    f'shape {tuple(level.shape)}, with their channels on axis '
-                    f'{axis}; both must be the same')
+        self.scope.check(x, self.in_channels)
         shapes, inputs = self.scope.shapes(x), self.scope.lay_out(x)
         decision = self._decide(inputs, shapes)
         for observe in list(self._observers.values()):
@@ -233,6 +227,7 @@ class MoELayer(nn.Module):
 
         In training with gradients it is recorded for :meth:`collect`.
         """
+        self.scope.check(levels, self.in_channels)
         return self._decide(
             self.scope.lay_out(levels), self.scope.shapes(levels))
 
@@ -252,13 +247,8 @@ class MoELayer(nn.Module):
                 self._constrained_routing(draw), self.scope, shapes)
         counts, real = count_samples(self.scope, shapes, self.balance_weight,
                                      draw['logits'].device)
-        if self.hard_constraint is not None and (
-                self.hard_constraint.paper_per_call):
-            routing = self._route_per_call(draw, counts,
-                                           self.scope.sizes(shapes))
-        else:
-            routing = self._constrained_routing(draw)
-        decision = Decision(routing, self.scope, shapes)
+        decision = Decision(
+            self._constrained_routing(draw), self.scope, shapes)
         self.recorder.add(
             Call(decision, counts, real, domains_of(
                 self.scope, shapes, self.soft_constraints, real)),
@@ -355,24 +345,6 @@ class MoELayer(nn.Module):
         return top_k_routing(
             top_k=top_k, masked=masked, bias=bias,
             function=self.routing_function, **draw)
-
-    def _route_per_call(self, draw: Dict[str, Tensor], counts: Tensor,
-                        sizes: Sequence[int]) -> Routing:
-        """Level by level, with the state moved after each (authors' code)."""
-        pieces = {key: value.split(sizes) for key, value in draw.items()}
-        parts = []
-        for i, count in enumerate(counts.split(sizes)):
-            parts.append(
-                self._constrained_routing(
-                    {key: value[i] for key, value in pieces.items()}))
-            weights = parts[-1].weights.detach()
-            self.hard_constraint.observe(*all_reduce_sum(
-                torch.stack([
-                    weighted_sum(count, weights),
-                    weighted_sum(count, (weights != 0).to(count))
-                ])))
-            self.hard_constraint.step()
-        return Routing.cat(parts)
 
     def no_samples(self) -> Routing:
         """A routing of 0 samples, with the tensors that one in training has."""

@@ -106,12 +106,14 @@ class Recorder:
         balance_over: ``'step'``: the losses see all calls and levels
             together; ``'call'``: each level of each call on its own, then
             the mean.
+        by_call: Whether the usage of each level of each call is needed, too.
     """
 
     def __init__(self, soft_constraints: Sequence[SoftConstraint],
-                 balance_over: str) -> None:
+                 balance_over: str, by_call: bool = False) -> None:
         self.soft_constraints = soft_constraints
         self.balance_over = balance_over
+        self.by_call = by_call or balance_over == 'call'
         self._recomputable = False
         self.discard()
 
@@ -163,20 +165,20 @@ class Recorder:
             first column is the number of parts that a row is the sum of; a
             rank without a call has one row of zeros.
         """
-        by_call = self.balance_over == 'call'
         rows = [
             torch.cat(self._sums(*part)) for call in calls
-            for part in call.parts(by_level=by_call)
+            for part in call.parts(by_level=self.by_call)
         ]
         if not rows:
             return nothing.weights.new_zeros(1, sum(self._widths(nothing)))
         stacked = torch.stack(rows)
-        return stacked if by_call else stacked.sum(dim=0, keepdim=True)
+        return stacked if self.by_call else stacked.sum(dim=0, keepdim=True)
 
     def summary(self, rows: Tensor, nothing: Routing) -> StepSummary:
         """Losses and statistics of rows (R, F) that are summed over ranks."""
         widths = self._widths(nothing)
-        per_loss = rows.split(widths, dim=1)[_STATISTICS:]
+        per_loss = (rows if self.balance_over == 'call' else rows.sum(
+            dim=0, keepdim=True)).split(widths, dim=1)[_STATISTICS:]
         (_, samples, changed, importance, total_load, loads, masked,
          busy) = rows.detach().sum(dim=0).split(widths)[:_STATISTICS]
         samples = samples.clamp_min(1)
@@ -193,6 +195,10 @@ class Recorder:
             total_importance=importance,
             total_load=total_load,
             busy=busy)
+
+    def usage(self, rows: Tensor, nothing: Routing) -> Tuple[Tensor, Tensor]:
+        """Importance and load of the same rows (R, F): (R, E) each."""
+        return rows.split(self._widths(nothing), dim=1)[3:5]
 
     def _sums(self, routing: Routing, counts: Tensor, real: Tensor,
               domain: Tensor) -> List[Tensor]:
@@ -230,8 +236,8 @@ def collect(layers: Mapping[str, nn.Module]
     """Losses and statistics of a step of several MoE layers, over all ranks.
 
     One collective serves all layers. Its layout does not depend on which of
-    them a rank has called. With ``balance_over='call'`` a second one comes
-    before it, of the number of calls.
+    them a rank has called. With ``balance_over='call'``, or a constraint with
+    ``paper_per_call``, a second one comes before it, of the number of calls.
 
     Args:
         layers: The layers by name; the same ones on all ranks.
@@ -254,21 +260,21 @@ def collect(layers: Mapping[str, nn.Module]
         rows[name] = layer.recorder.rows(taken[name], nothing[name])
     rows = _padded(rows, [
         name for name, layer in layers.items()
-        if layer.recorder.balance_over == 'call'
+        if layer.recorder.by_call
     ])
     sums = all_reduce_sum(torch.cat([r.flatten() for r in rows.values()]))
     parts = sums.split([r.numel() for r in rows.values()])
     summaries = dict.fromkeys(layers)
     for (name, layer), part in zip(layers.items(), parts):
-        # The first sum is a number of calls; reading it waits for the device.
-        if not taken[name] and not part[0] > 0:
+        # The first column is a number of calls; reading it waits for the
+        # device.
+        if not taken[name] and not part.view_as(rows[name])[:, 0].any():
             continue
-        summaries[name] = layer.recorder.summary(
-            part.view_as(rows[name]), nothing[name])
-        constraint = layer.hard_constraint
-        if constraint is not None and not constraint.paper_per_call:
-            constraint.observe(summaries[name].total_importance,
-                               summaries[name].total_load)
+        part = part.view_as(rows[name])
+        summaries[name] = layer.recorder.summary(part, nothing[name])
+        if layer.hard_constraint is not None:
+            layer.hard_constraint.observe(
+                *layer.recorder.usage(part, nothing[name]))
     return summaries
 
 

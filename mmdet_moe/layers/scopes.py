@@ -18,6 +18,7 @@ from typing import Callable, List, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from .checks import fail
 from .experts import check_pointwise
 from .registry import Registry
 
@@ -47,6 +48,26 @@ class Scope:
         Raises:
             ValueError: It cannot be run on the pieces of this scope.
         """
+
+    def check(self, levels: Levels, channels: int) -> None:
+        """Look at the inputs of a call.
+
+        Raises:
+            ValueError: They are no maps (A, C, H, W), or rows (..., C) for a
+                scope of rows, or have another number of channels.
+        """
+        for x in levels:
+            if x.dim() < 2 or not self.rows and x.dim() != 4:
+                fail('scope', self, 'one that takes features of the shape '
+                     f'{tuple(x.shape)}: this one takes ' + (
+                         '(n, C) or (B, T, C)' if self.rows else
+                         "(B, C, H, W), and dict(type='RowScope') takes "
+                         '(n, C) or (B, T, C)'))
+            axis = -1 if self.rows else 1
+            if x.shape[axis] != channels:
+                fail('in_channels', channels,
+                     f'{x.shape[axis]}, what axis {axis} of features of the '
+                     f'shape {tuple(x.shape)} has')
 
     def shapes(self, levels: Levels) -> Tuple[Shape, ...]:
         """The shapes of the inputs, without their channels."""

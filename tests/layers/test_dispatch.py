@@ -199,6 +199,88 @@ def test_idle_batchnorm_stays_finite():
         assert torch.isfinite(expert[1].running_mean).all()
 
 
+class Transposing(nn.Module):
+    """An expert that is linear, written the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x):
+        return (self.weight @ x.t()).t()
+
+
+ROW_EXPERTS = dict(
+    ffn=lambda: FeedForward(6), linear=lambda: nn.Linear(6, 6),
+    transposing=Transposing,
+    norm=lambda: nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 6)))
+
+
+def row_gradients(dispatch, x, weights, experts, autocast=False):
+    """Of the experts, the rows and the weights."""
+    x, weights = x.clone().requires_grad_(), weights.clone().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        y, = dispatch([x], [weights], experts)
+    (y.float() ** 2).sum().backward()
+    parameters = [p for e in experts for p in e.parameters()]
+    # The sparse one does not run an expert for a weight of 0.
+    gradients = [x.grad, weights.grad * (weights != 0), *(
+        torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for p in parameters)]
+    for p in parameters:
+        p.grad = None
+    return gradients
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('kind', ROW_EXPERTS)
+@pytest.mark.parametrize('rows', [6, 12])
+def test_gradients_of_rows(kind, rows, autocast):
+    """Six rows of six channels for each expert: a transpose looks alike."""
+    experts = [ROW_EXPERTS[kind]() for _ in range(3)]  # the last one idle
+    weights = torch.zeros(rows, 3)
+    weights[:rows // 2, 0] = 1.0
+    weights[rows // 2:, :2] = 0.5
+    x = torch.randn(rows, 6)
+    for a, b in zip(*(row_gradients(dispatch, x, weights, experts, autocast)
+                      for dispatch in (sparse_dispatch, dense_dispatch))):
+        assert torch.allclose(a, b, **(
+            dict(rtol=0.05, atol=0.1) if autocast else dict(atol=1e-4)))
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('kind', ROW_EXPERTS)
+def test_rows_that_are_changed_afterwards_are_an_error(kind, autocast):
+    """As in a dense layer; gathered again they would be others. The rows of
+    frozen features are kept by nobody else."""
+    experts = [ROW_EXPERTS[kind]() for _ in range(2)]
+    x, weights = torch.randn(8, 6), torch.eye(2).repeat(4, 1)
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        y, = sparse_dispatch([x], [weights], experts)
+    x.mul_(2)
+    if kind == 'transposing':  # what it saves is another tensor
+        y.float().sum().backward()
+    else:
+        with pytest.raises(RuntimeError, match='version 1.* version 0'):
+            y.float().sum().backward()
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+def test_rows_are_not_kept(monkeypatch, autocast):
+    """The rows of the second expert are gathered, and not saved."""
+    packed, hooks = [], torch.autograd.graph.saved_tensors_hooks
+    monkeypatch.setattr(
+        torch.autograd.graph, 'saved_tensors_hooks', lambda pack, unpack:
+        hooks(lambda t: (packed.append(pack(t)), packed[-1])[1], unpack))
+    experts = [nn.Linear(6, 6) for _ in range(2)]
+    weights = torch.full((64, 2), 0.5)
+    weights[:32, 1] = 0
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        sparse_dispatch([torch.randn(64, 6)], [weights], experts)
+    assert None in packed
+    assert not any(t is not None and len(t) == 32 for t in packed)
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_gradients_in_half_precision(dtype):
     """Sums over a large map, which half precision could not hold."""

@@ -120,7 +120,7 @@ def skipping(rank: int) -> dict:
         result[over] = {
             name: (summary.losses['importance'].item(),
                    summary.importance.tolist(), summary.share.tolist(),
-                   layers[name].hard_constraint.pending.tolist())
+                   sum(layers[name].hard_constraint.pending).tolist())
             for name, summary in summaries.items()
         }
     # Nobody has a sample, which is a call nevertheless.

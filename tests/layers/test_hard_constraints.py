@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from twins import decided
 
 from mmdet_moe.layers import (
@@ -147,19 +148,30 @@ def always_first(**options):
     return layer
 
 
-def test_per_call_as_the_authors_code_or_per_step():
+def test_per_call_or_per_step():
     levels = [torch.zeros(2, 2, s, s) for s in (4, 2, 1)]
-    # All of a level to one expert: R moves by (2 - 1) / 1 = 1 and -1. So per
-    # call expert 0 is masked on the second level, and free again on the third.
+    # All of a level to one expert: R moves by (2 - 1) / 1 = 1 and -1, for each
+    # of the three levels, and only at the step.
     per_call = always_first(paper_per_call=True)
-    assert decided(per_call, levels).experts.flatten().tolist() == [
-        0, 0, 1, 1, 0, 0]
-    assert per_call.hard_constraint.relative_importance.tolist() == [1, -1]
+    assert decided(per_call, levels).experts.flatten().tolist() == [0] * 6
     summary = per_call.collect()
-    assert summary.masked.tolist() == pytest.approx([1 / 3, 0])
-    assert summary.changed.item() == pytest.approx(1 / 3)
+    assert summary.masked.tolist() == [0, 0]
+    assert per_call.hard_constraint.relative_importance.tolist() == [0, 0]
     per_call.step()
-    assert per_call.hard_constraint.relative_importance.tolist() == [1, -1]
+    assert per_call.hard_constraint.relative_importance.tolist() == [3, -3]
+    # 2 of 2 samples, then 1 of 2: M = (1 + 1 / 2) / 2, as of two steps.
+    mean = MeanImportance(2, 1, paper_per_call=True)
+    mean.observe(torch.tensor([[2., 0], [1, 1], [0, 0]]), torch.zeros(3, 2))
+    mean.step()
+    assert mean.mean_importance.tolist() == [0.75, 0.25] and mean.steps == 2
+
+    # Activation checkpointing runs the calls again, which changes nothing.
+    again = always_first(paper_per_call=True)
+    outputs = [checkpoint(again, x, use_reentrant=False) for x in levels]
+    again.collect()
+    sum(y.sum() for y in outputs).backward()
+    again.step()
+    assert again.hard_constraint.relative_importance.tolist() == [3, -3]
 
     per_step = always_first()
     assert decided(per_step, levels).experts.flatten().tolist() == [0] * 6

@@ -78,8 +78,6 @@ def levels():
      'hard_constraint.lift_at=3'),
     (dict(hard_constraint=dict(type='MeanImportance', lift_at=dict(day=1))),
      "hard_constraint.lift_at='day'"),
-    (dict(hard_constraint=dict(type='MeanImportance', paper_per_call=True),
-          balance_weight='foreground'), "balance_weight='foreground'"),
 ])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
@@ -91,6 +89,18 @@ def test_channels_that_do_not_match():
         MoELayer(conv, 8)
     with pytest.raises(ValueError, match=r'shape \(1, 5, 4, 4\)'):
         MoELayer(conv, 6)(torch.randn(1, 5, 4, 4))
+
+
+@pytest.mark.parametrize('scope, shape, right', [
+    ('LevelScope', (3, 6), 'RowScope'), ('ImageScope', (3, 6), 'RowScope'),
+    ('PatchScope', (3, 5, 6), 'RowScope'), ('RowScope', (6, ), 'n, C')])
+def test_features_that_the_scope_does_not_take(scope, shape, right):
+    expert = conv if scope != 'RowScope' else partial(nn.Linear, 6, 6)
+    layer = MoELayer(expert, 6, scope=dict(type=scope),
+                     soft_constraint=dict(type='KLLoss'))
+    for call in (layer, lambda x: layer.decide([x])):
+        with pytest.raises(ValueError, match=f'scope={scope}.*{right}'):
+            call(torch.randn(shape))
 
 
 def test_evaluation_has_no_noise_and_no_mask():
