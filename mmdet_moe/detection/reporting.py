@@ -32,7 +32,8 @@ class DetectionReporter(DecisionReporter):
       queries, ``gt_origins`` with the objects' ``level_ids`` and
       ``item_ids``, and as metainfo ``levels_by`` and ``items_by``:
       ``'assigner'`` for the rule of the training, ``'detection'`` for what
-      the detection has that matches the object.
+      the detection has that matches the object. Where the rule fails, the
+      detection counts, and ``undecided['gt_origins']`` is the reason.
 
     Args:
         detector: A detector of MMDetection.
@@ -61,8 +62,11 @@ class DetectionReporter(DecisionReporter):
                 sample.decisions = {}
             return
         objects = [None] * len(samples)
-        with self.warning_of_errors():
-            objects = self._objects(samples, origins)
+        reasons: Dict[str, str] = {}
+        with self.reasons(reasons, 'gt_origins'):
+            objects = self._objects(samples, origins, reasons)
+        for sample in samples:
+            sample.undecided.update(reasons)
         for b, (sample, origin) in enumerate(zip(samples, origins)):
             found = sample.pred_instances
             if source.num_levels:
@@ -82,10 +86,16 @@ class DetectionReporter(DecisionReporter):
             if objects[b] is not None:
                 sample.gt_origins = objects[b]
 
-    def _objects(self, samples: Sequence, origins: Sequence[Origin]
-                 ) -> List[Optional[InstanceData]]:
+    def _objects(self, samples: Sequence, origins: Sequence[Origin],
+                 reasons: Dict[str, str]) -> List[Optional[InstanceData]]:
         """Where the annotated objects of pictures belong; None for a picture
-        that has no annotation."""
+        that has no annotation.
+
+        Args:
+            samples: With detections.
+            origins: Of the detections.
+            reasons: Gets the reason if the rule of the training fails.
+        """
         # A pipeline that loads no annotations gives instances without any.
         annotated = ['labels' in s.get('gt_instances', ()) for s in samples]
         source = self.provenance
@@ -96,7 +106,7 @@ class DetectionReporter(DecisionReporter):
             for s, there in zip(samples, annotated)
         ]
         assigned = None  # as without a rule, also where it fails
-        with self.warning_of_errors():
+        with self.reasons(reasons, 'gt_origins'):
             assigned = source.objects(objects, [s.metainfo for s in samples])
         result = []
         for b, (sample, one) in enumerate(zip(samples, objects)):

@@ -1,7 +1,8 @@
 """Tracing: what the MoE layers of a model decide in a forward pass."""
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Dict, Iterator, List
+from functools import partial
+from typing import Callable, Dict, Iterator, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,17 @@ from .moe import Levels, MoELayer, moe_layers
 
 @contextmanager
 def traced(model: nn.Module,
-           features: bool = False) -> Iterator[Dict[str, List[Decision]]]:
+           features: bool = False,
+           failed: Optional[Callable[[str, Exception], None]] = None
+           ) -> Iterator[Dict[str, List[Decision]]]:
     """Keep the decisions of all MoE layers during a ``with`` block.
 
     Args:
         model: Any module; inside of the block it is run once.
         features: Whether the decisions have the mean features of each sample.
+        failed: Called with a layer's name and an exception if its decision
+            could not be kept; the model runs on. If None, the exception is
+            raised in the layer.
 
     Yields:
         By the layer's name a decision for each call, without its graph;
@@ -32,8 +38,10 @@ def traced(model: nn.Module,
         >>> decisions['0'][0].weights.shape
         torch.Size([2, 4])
     """
-    traces = {name: _Trace(layer, features)
-              for name, layer in moe_layers(model).items()}
+    traces = {
+        name: _Trace(layer, features, failed and partial(failed, name))
+        for name, layer in moe_layers(model).items()
+    }
     try:
         yield {name: trace.decisions for name, trace in traces.items()}
     finally:
@@ -44,8 +52,10 @@ def traced(model: nn.Module,
 class _Trace:
     """What is traced of one layer: its inputs and its decisions."""
 
-    def __init__(self, layer: MoELayer, features: bool) -> None:
+    def __init__(self, layer: MoELayer, features: bool,
+                 failed: Optional[Callable[[Exception], None]]) -> None:
         self.decisions: List[Decision] = []
+        self._failed = failed
         self._layer, self._inputs = layer, None
         self._handles = [layer.observe(self._see)]
         if features:
@@ -61,10 +71,16 @@ class _Trace:
 
     def _see(self, decision: Decision) -> None:
         inputs, self._inputs = self._inputs, None
-        self.decisions.append(
-            replace(
+        try:
+            kept = replace(
                 decision.detach(),
-                features=None if inputs is None else self._means(inputs)))
+                features=None if inputs is None else self._means(inputs))
+        except Exception as error:
+            if self._failed is None:
+                raise
+            self._failed(error)
+        else:
+            self.decisions.append(kept)
 
     @torch.no_grad()
     def _means(self, inputs: Levels) -> Tensor:

@@ -1,4 +1,5 @@
 """Who decided about what is predicted: attached to what a model returns."""
+import inspect
 import warnings
 from contextlib import ExitStack, contextmanager
 from functools import singledispatch
@@ -7,7 +8,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 import torch
 from torch import nn
 
-from mmdet_moe.layers import Decision, traced
+from mmdet_moe.layers import Decision, moe_layers, traced
 
 from .provenance import Provenance, Undecided, UnknownProvenance
 
@@ -39,6 +40,7 @@ class DecisionReporter:
         #: Whether the decisions have the features that they were made of.
         self.features = False
         self._decisions: Dict[str, List[Decision]] = {}
+        self._untraced: Dict[str, Exception] = {}
         self._warned: Set[str] = set()
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(
@@ -54,9 +56,8 @@ class DecisionReporter:
             self._paused = before
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._stack.close()
-        self._decisions = {}
-        if mode_of(args, kwargs) == 'predict':
+        self._end()
+        if mode_of(args, kwargs, model) == 'predict':
             try:
                 self._watch(model)
             except Exception as error:
@@ -69,17 +70,31 @@ class DecisionReporter:
             if inner is not self:
                 self._stack.enter_context(inner.paused())
         if not self._paused:
-            self.provenance.failure = None
+            self.provenance.failure, self._untraced = None, {}
+            self._decisions = {name: [] for name in moe_layers(model)}
             self._decisions = self._stack.enter_context(
-                traced(model, self.features))
+                traced(model, self.features, self._untraced.__setitem__))
             self._stack.enter_context(self.provenance.watch())
+
+    def _end(self) -> Dict[str, List[Decision]]:
+        """Stop watching; the decisions until here, by layer."""
+        try:
+            self._stack.close()
+        except Exception as error:
+            self.provenance.failed(error)
+        decisions, self._decisions = self._decisions, {}
+        return decisions
 
     def _after(self, model: nn.Module, args: tuple, kwargs: dict,
                output) -> None:
-        self._stack.close()
-        decisions, self._decisions = self._decisions, {}
+        decisions = self._end()
         if not decisions or output is None:
             return
+        self._attach(output, decisions)
+
+    def _attach(self, output: Sequence,
+                decisions: Dict[str, List[Decision]]) -> None:
+        """Report to the data samples; if that fails, the reason."""
         try:
             with torch.no_grad():
                 self.report(output, decisions)
@@ -102,27 +117,19 @@ class DecisionReporter:
 
     @contextmanager
     def reasons(self, undecided: Dict[str, str],
-                layer: str) -> Iterator[None]:
-        """Inside of the block, a failure is why a layer has no decision.
+                name: str) -> Iterator[None]:
+        """Inside of the block, a failure is why something is not reported.
 
         Args:
             undecided: Gets the reason.
-            layer: Name of the layer.
+            name: Of the layer that has no decision, or ``'gt_origins'``.
         """
         try:
             yield
         except Undecided as reason:
-            undecided[layer] = str(reason)
+            undecided[name] = str(reason)
         except Exception as error:
-            undecided[layer] = self.error_text(error)
-
-    @contextmanager
-    def warning_of_errors(self) -> Iterator[None]:
-        """Inside of the block, an error is warned of once, and nothing else."""
-        try:
-            yield
-        except Exception as error:
-            self.error_text(error)
+            undecided[name] = self.error_text(error)
 
     def report(self, samples: Sequence,
                calls: Dict[str, List[Decision]]) -> None:
@@ -136,8 +143,9 @@ class DecisionReporter:
         undecided: Dict[str, str] = {}
         for name, decisions in calls.items():
             with self.reasons(undecided, name):
-                if self.provenance.failure is not None:
-                    raise self.provenance.failure
+                failure = self.provenance.failure or self._untraced.get(name)
+                if failure is not None:
+                    raise failure
                 decision, counts = self.provenance.about(
                     name.removeprefix(self._within), decisions, len(samples))
                 decision = decision.cpu()
@@ -162,10 +170,23 @@ def report_decisions(model: nn.Module) -> None:
         model.decision_reporter = reporter_of(model)
 
 
-def mode_of(args: tuple, kwargs: dict) -> str:
+def mode_of(args: tuple, kwargs: dict,
+            model: Optional[nn.Module] = None) -> str:
     """The mode in which ``forward(inputs, data_samples=None, mode='tensor')``
-    is called."""
-    return kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
+    is called.
+
+    Args:
+        args, kwargs: Of the call.
+        model: Whose default counts where no mode is given: that of trackers
+            is ``'predict'``.
+    """
+    if 'mode' in kwargs:
+        return kwargs['mode']
+    if len(args) > 2:
+        return args[2]
+    mode = None if model is None else inspect.signature(
+        model.forward).parameters.get('mode')
+    return 'tensor' if mode is None else mode.default
 
 
 def samples_of(args: tuple, kwargs: dict) -> Optional[Sequence]:

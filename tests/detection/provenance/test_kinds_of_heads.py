@@ -148,6 +148,9 @@ def test_labels_that_are_floats():
 
 
 STAGES = {
+    'traced': 'mmdet_moe.models.reporting.traced',
+    'observer': 'mmdet_moe.layers.Decision.detach',
+    'closing': 'mmdet_moe.layers.tracing._Trace.end',
     'watch': 'mmdet_moe.detection.provenance.regions.RegionProvenance.watch',
     'callback': 'mmdet_moe.detection.provenance.regions.RegionProvenance.'
     '_see_regions',
@@ -188,6 +191,11 @@ def test_a_report_that_fails_does_not_end_a_prediction(stage, monkeypatch):
             assert torch.equal(a[key], b[key])
         if stage in ('objects', 'matching'):  # nothing to do with detections
             assert weights_field(fc) in b
+            assert list(sample.undecided) == ['gt_origins']
+            assert 'planted' in sample.undecided['gt_origins']
+            # the rule has failed, and the detections say it
+            assert stage == 'matching' or (
+                sample.gt_origins.levels_by == 'detection')
         else:
             assert sample.decisions == {}
             assert sample.undecided[fc].startswith("error: KeyError: 'planted'")
