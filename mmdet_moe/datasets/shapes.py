@@ -122,8 +122,9 @@ def _write_split(root: Path, name: str, number: int, seed: Tuple[int, int],
             dict(id=i, file_name=file_name, height=shape[0], width=shape[1],
                  **own))
         annotations += [
+            # COCOeval takes the id 0 for no object.
             dict(id=len(annotations) + k, image_id=i, iscrowd=0, **o)
-            for k, o in enumerate(objects)
+            for k, o in enumerate(objects, start=1)
         ]
     write_text(
         root / 'annotations' / f'instances_{name}.json',

@@ -5,9 +5,8 @@ from typing import Sequence
 from mmengine.config import Config
 
 from mmdet_moe.config_parts import metrics_of
-from mmdet_moe.datasets.checks import check_coco_dataset
+from mmdet_moe.datasets.checks import check_coco_dataset, check_evaluator
 from mmdet_moe.datasets.classes import check_classes
-from mmdet_moe.files import DataError
 from mmdet_moe.layers.checks import ConfigError
 
 
@@ -36,13 +35,7 @@ def check_config(cfg: Config, loaders: Sequence[str]) -> None:
             continue
         check_coco_dataset(f'{name}_dataloader.dataset', loader.dataset)
         for i, metric in enumerate(metrics_of(cfg, f'{name}_evaluator')):
-            ann_file = metric.get('ann_file')
-            if ann_file and '://' not in ann_file and not os.path.exists(
-                    ann_file):
-                raise DataError(
-                    f'{name}_evaluator[{i}].ann_file: {ann_file} does not '
-                    'exist; it should be the annotation file of '
-                    f'{name}_dataloader')
+            check_evaluator(f'{name}_evaluator[{i}]', metric, loader.dataset)
 
 
 def _check_channels(model: dict) -> None:

@@ -11,6 +11,7 @@ import torch
 from mmdet.structures.bbox import get_box_tensor
 from pycocotools.coco import COCO
 
+from mmdet_moe.datasets.objects import is_object
 from mmdet_moe.layers import Decision
 
 
@@ -71,11 +72,7 @@ def annotated(coco: COCO, cat_ids: Sequence[int],
     rows = []
     for a in coco.imgToAnns[img_id]:
         x, y, w, h = a['bbox']
-        inside = (min(x + w, image['width']) > max(x, 0)
-                  and min(y + h, image['height']) > max(y, 0))
-        if (a['category_id'] in label and inside and a['area'] > 0
-                and min(w, h) >= 1 and not a.get('iscrowd')
-                and not a.get('ignore')):
+        if a['category_id'] in label and is_object(a, image):
             rows.append(
                 (x, y, x + w, y + h, label[a['category_id']], a['area']))
     table = np.array(rows, dtype=float).reshape(-1, 6)

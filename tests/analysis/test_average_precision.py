@@ -179,3 +179,21 @@ def test_nothing_detected_and_nothing_there(tmp_path):
     empty = coco_of(dict(content, annotations=[]), tmp_path)
     assert np.isnan(of_pictures(
         ap_of(empty, img_ids, nothing), len(img_ids))['AP'])
+
+
+def test_no_more_are_correct_than_are_labelled(tmp_path):
+    """AP counts objects with ignore=1, COCOeval's own way; the tables leave
+    them out, and so are detections of them."""
+    content, detections = dataset(seed=2, first_id=1)
+    plain = ap_of(coco_of(content, tmp_path), [
+        i['id'] for i in content['images']], detections)
+    for a in content['annotations']:
+        a['ignore'] = 1
+    coco = coco_of(content, tmp_path)
+    img_ids = [i['id'] for i in content['images']]
+    ignored = ap_of(coco, img_ids, detections)
+    counts = np.ones((1, len(img_ids)), int)
+    assert ignored.values(counts).overall['AP'] == plain.values(
+        counts).overall['AP'] > 0
+    for img_id, found in zip(img_ids, detections):
+        assert not ignored.match(img_id, found)[0].any()

@@ -1,9 +1,16 @@
 import json
 import shutil
+import tempfile
+import warnings
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
-from mmdet_moe.datasets.checks import check_coco_dataset
+from mmdet_moe.datasets.checks import check_coco_dataset, check_evaluator
+from mmdet_moe.datasets.shapes import generate
 from mmdet_moe.files import DataError
 
 
@@ -104,6 +111,149 @@ def test_nothing_to_train_on(dataset):
     check_coco_dataset('val_dataloader.dataset', dataset)
     check({**dataset, 'filter_cfg': dict(filter_empty_gt=True)},
           'no object of the classes disc, ring')
+
+
+def ring_first(content):
+    content['categories'].reverse()
+
+
+def tilted(content):
+    for image in content['images']:
+        image['width'], image['height'] = image['height'], image['width']
+
+
+def halved(content):
+    content['images'][3].update(width=128, height=96)
+
+
+def corners(content):
+    for a in content['annotations']:
+        x, y, w, h = a['bbox']
+        a['bbox'] = [x, y, x + w, y + h]
+
+
+def normalised(content):
+    for a in content['annotations']:
+        x, y, w, h = a['bbox']
+        a['bbox'] = [x / 256, y / 192, w / 256, h / 192]
+
+
+def outside(content):
+    for a in content['annotations']:
+        a['bbox'][0] += 300
+
+
+@pytest.mark.parametrize('change, message', [
+    (ring_first, 'another order than metainfo.classes.* ring, disc there, and '
+     'disc, ring in the config'),
+    (lambda c: c['categories'].append(dict(id=9, name='ring')),
+     "several categories of the name 'ring'"),
+    (lambda c: c['images'][0].update(height=0), "sound 'height': 0"),
+    (tilted, '000000.jpg is 256 x 192 .* says 192 x 256; so do 7 more of 8'),
+    (halved, '000003.jpg is 256 x 192 .* says 128 x 96'),
+    (corners, 'are they x1, y1, x2, y2'),
+    (normalised, 'at most 1: are they normalised'),
+])
+def test_data_that_would_be_read_as_something_else(dataset, change, message):
+    dataset['pipeline'] = [dict(type='LoadImageFromFile')]
+    edit(dataset, change)
+    check(dataset, message)
+
+
+def test_a_photo_that_is_turned_as_it_is_loaded(dataset):
+    dataset['pipeline'] = [dict(type='mmdet.LoadImageFromFile')]
+    photo = f'{dataset["data_root"]}/val/000002.jpg'
+    image = Image.open(photo)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(photo, exif=exif)
+    check(dataset, 'is 192 x 256 .*EXIF orientation is 6.* says 256 x 192')
+    dataset['pipeline'][0].update(color_type='color_ignore_orientation')
+    check_coco_dataset('val', dataset)
+    # What loads its images in another way knows their sizes itself.
+    check_coco_dataset('val', dict(dataset, pipeline=[dict(type='LoadMine')]))
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda a: a.update(ignore=1), '20 with ignore=1'),
+    (lambda a: a.update(area=0), '20 with no area'),
+    (lambda a: a['bbox'].__setitem__(2, -5), '20 with a width or height'),
+    (lambda a: a['bbox'].__setitem__(0, 500.), '20 outside of the image'),
+])
+def test_objects_that_are_left_out_are_counted(dataset, change, said):
+    def some(content):
+        mine = [a for a in content['annotations'] if a['category_id'] in (1, 5)]
+        for a in mine[:20]:
+            change(a)
+    dataset['metainfo'] = dict(classes=('disc', 'ring'))
+    edit(dataset, lambda c: c['annotations'].extend(
+        dict(c['annotations'][0], category_id=1, id=1000 + i)
+        for i in range(20)))
+    edit(dataset, some)
+    with pytest.warns(UserWarning, match=f'20 of .* objects are left.*{said}'):
+        check_coco_dataset('val', dataset)
+
+
+def test_nothing_is_left_to_train_on(dataset):
+    edit(dataset, outside)
+    check({**dataset, 'filter_cfg': dict(filter_empty_gt=True)},
+          'nothing to train on.* outside of the image')
+
+
+def test_an_annotation_without_a_number(dataset):
+    edit(dataset, lambda c: c['annotations'][0].update(id=0))
+    with pytest.warns(UserWarning, match='id 0.* number annotations from 1'):
+        check_coco_dataset('val', dict(dataset, test_mode=True))
+    assert 0 not in {a['id'] for a in draw(8)['annotations']}
+
+
+def draw(number):
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder) / 'own', 1, number)
+        path = Path(folder, 'own/annotations/instances_val.json')
+        return json.loads(path.read_text())
+
+
+def test_images_of_sixteen_bits(dataset):
+    dataset['pipeline'] = [dict(type='LoadImageFromFile')]
+    edit(dataset, lambda c: c['images'][0].update(file_name='deep.png'))
+    for most, said in ((4095, 15), (65535, None)):
+        deep = np.full((192, 256), most, np.uint16)
+        cv2.imwrite(f'{dataset["data_root"]}/val/deep.png', deep)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter('always')
+            check_coco_dataset('val', dataset)
+        found = [str(w.message) for w in heard if '16 bits' in str(w.message)]
+        assert len(found) == (said is not None)
+        assert said is None or f'up to {said} of 255' in found[0]
+
+
+def test_joined_for_a_test(dataset):
+    """An evaluator would take the pictures for the same, and count twice."""
+    part = dict(dataset, test_mode=True)
+    joined = dict(type='ConcatDataset', datasets=[part, part])
+    check(joined, 'datasets.0 and .*datasets.1 both have .* the id 0')
+    check_coco_dataset('train', dict(
+        type='ConcatDataset', datasets=[dataset, dataset]))
+
+
+def test_a_broken_link_that_nothing_names(dataset):
+    folder = Path(dataset['data_root'], 'val')
+    (folder / 'other.jpg').symlink_to(folder / 'gone.jpg')
+    check_coco_dataset('val', dataset)
+
+
+def test_the_file_of_an_evaluator(dataset, tmp_path):
+    other = tmp_path / 'other.json'
+    own = Path(dataset['data_root'], dataset['ann_file'])
+    content = json.loads(own.read_text())
+    content['categories'].reverse()
+    other.write_text(json.dumps(content))
+    metric = dict(type='CocoMetric', ann_file=str(own))
+    check_evaluator('val_evaluator', metric, dataset)
+    with pytest.raises(DataError, match='val_evaluator: .* another order'):
+        check_evaluator(
+            'val_evaluator', dict(metric, ann_file=str(other)), dataset)
 
 
 def test_empty_picture(dataset):

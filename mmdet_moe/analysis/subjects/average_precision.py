@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from scipy.sparse import csr_array
 
 from mmdet_moe.analysis.metric import Values, Words
+from mmdet_moe.datasets.objects import is_object
 
 from .matching import IOUS, Matches, match
 
@@ -147,6 +148,11 @@ class AveragePrecision:
                 matches = match(boxes, scores, annotations[category])
                 kept.append(_kept((label, self._index[img_id]), matches,
                                   scores))
+                # An object that the tables leave out makes nothing true.
+                tabled = [a for a in annotations[category] if a.get('iscrowd')
+                          or is_object(a, self.coco.imgs[img_id])]
+                if len(tabled) < len(annotations[category]):
+                    matches = match(boxes, scores, tabled)
                 true[rows[matches.detections[matches.hits[0, 0]]]] = True
         objects, detections = map(np.concatenate, zip(*kept))
         return true, dict(objects=objects, detections=detections)

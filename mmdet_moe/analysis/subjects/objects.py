@@ -11,6 +11,7 @@ from mmengine.fileio import get_local_path
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 
+from mmdet_moe.datasets.objects import describe_left_out
 from mmdet_moe.evaluation.objects import (
     Boxes,
     annotated,
@@ -168,10 +169,12 @@ class AnnotatedObjects(Subject):
 
     def notes(self, records) -> List[str]:
         objects = records.labelled
+        said = describe_left_out(self.coco.dataset, self.cat_ids)
+        notes = [said] if said else []
         if len(objects) == 0:
-            return ['The test pictures have no annotated object: there is no '
-                    'AP, and nothing to assign.']
-        notes = []
+            return notes + ['The test pictures have no annotated object' + (
+                ' that is not left out' if said else ': there is no AP') +
+                ', so there is nothing to assign.']
         absent = [name for i, name in enumerate(self.classes)
                   if not (objects.groups['class'] == i).any()]
         if absent:
