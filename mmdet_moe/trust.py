@@ -8,11 +8,12 @@ checkpoints, restricted to the same names.
 import _compat_pickle
 import os
 import pickle
+import re
 import zipfile
 from functools import cache, wraps
 from pickle import UnpicklingError
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 import torch
@@ -134,8 +135,8 @@ def check_checkpoint(path: str) -> None:
     """Refuse a file that is no checkpoint, or that would run code.
 
     Raises:
-        DataError: It is not there, not whole, or would run code; the last of
-            these not if ``RUN_CODE`` is set.
+        DataError: It is not there, not whole, damaged, or would run code; the
+            last of these not if ``RUN_CODE`` is set.
     """
     if '://' in path:
         return
@@ -150,11 +151,67 @@ def check_checkpoint(path: str) -> None:
         raise DataError(f'the checkpoint {path} is not complete: the file '
                         'ends too early')
     try:
-        # Nothing of the tensors is read.
-        _load_safely(path, map_location='cpu', mmap=is_zip)
-    except Exception:
-        raise DataError(
-            f'{path} is not a checkpoint, or is not complete, or holds more '
-            'than tensors, numbers and texts: to read that could run code. If '
-            'you trust whoever made it, add --run-code-in-checkpoints'
-        ) from None
+        content = _load_safely(path, map_location='cpu', mmap=is_zip)
+    except Exception as error:
+        raise DataError(_refusal(path, str(error))) from None
+    if is_zip:
+        _check_sums(path, content)
+
+
+#: How torch, or the unpickler here, begins to say what would run code; what
+#: follows is a name.
+_CODE = re.compile(
+    r'(?:Unsupported (?:global|class):? |instantiate unsupported class |'
+    r'unrecognized function |may not have )(?:GLOBAL )?([\w.<>\' (),]+)')
+
+
+def _refusal(path: str, reason: str) -> str:
+    """Why a file is refused, with the reason that torch gives."""
+    code = _CODE.search(reason)
+    if code is not None:
+        name = code[1].split(' was not ')[0].strip()
+        return (f'{path} holds more than tensors, numbers and texts ({name}): '
+                'to read that could run code. If you trust whoever made it, '
+                'add --run-code-in-checkpoints')
+    lines = reason.rpartition('WeightsUnpickler error: ')[2].strip().split('\n')
+    return (f'{path} is not a checkpoint, or is not complete, or is of a newer '
+            f'format than PyTorch {torch.__version__} reads: {lines[0]}')
+
+
+def _check_sums(path: str, content: Any) -> None:
+    """Compare the checksums of a file with what is in it, which torch does
+    not.
+
+    Raises:
+        DataError: Something has changed since it was written.
+    """
+    with zipfile.ZipFile(path) as archive:
+        try:
+            damaged = archive.testzip()
+        except Exception as error:
+            damaged = str(error)
+    if damaged is not None:
+        # Storages are numbered in the order in which they come.
+        number = re.search(r'/data/(\d+)$', damaged)
+        names = list(dict.fromkeys(
+            name for name, _ in _storages('', content, {})))
+        what = (names[int(number[1])] if number and int(number[1]) < len(names)
+                else damaged)
+        raise DataError(f'the checkpoint {path} is damaged: {what} is not what '
+                        'was written. Copy it again, or take another one')
+
+
+def _storages(name: str, content: Any,
+              seen: Dict[int, str]) -> Iterator[Tuple[str, int]]:
+    """Each storage once, with the name of the first tensor that is in it."""
+    if isinstance(content, torch.Tensor):
+        place = content.untyped_storage().data_ptr()
+        if place not in seen:
+            seen[place] = name
+            yield name, place
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _storages(f'{name}.{key}'.lstrip('.'), value, seen)
+    elif isinstance(content, (list, tuple)):
+        for i, value in enumerate(content):
+            yield from _storages(f'{name}.{i}', value, seen)

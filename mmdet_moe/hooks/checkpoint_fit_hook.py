@@ -4,10 +4,12 @@ import re
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
+from torch import nn
 
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import moe_layers
 
+from .finite_loss_hook import all_finite
 from .wrappers import unwrapped
 
 #: What torch says of a weight that has another shape.
@@ -36,7 +38,7 @@ class CheckpointFitHook(Hook):
 
     Raises:
         DataError: A MoE layer, or most of the model, is not in the checkpoint;
-            or a weight has another shape there.
+            or a weight has another shape there, or is NaN or Inf.
     """
     priority = 'VERY_HIGH'  # what is not refused may be changed by others
 
@@ -66,6 +68,20 @@ class CheckpointFitHook(Hook):
                         'without experts can be converted with '
                         'tools/model_converters/upcycle.py')
         _check_rest(len(own), missing)
+        _check_finite(model)
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse weights, or running statistics, that are NaN or Inf."""
+    state = {name: x for name, x in model.named_buffers()
+             if name.endswith(('running_mean', 'running_var'))}
+    lost = [name for name, x in {**state, **dict(
+        model.named_parameters())}.items() if not all_finite(x)]
+    if lost:
+        raise DataError(
+            f'the checkpoint has NaN or Inf in {lost[0]}' + (
+                f' and {len(lost) - 1} more' if lost[1:] else '') +
+            '. Take one from before, or train with a lower learning rate')
 
 
 def _check_rest(own: int, missing: list) -> None:

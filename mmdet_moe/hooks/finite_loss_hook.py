@@ -147,7 +147,7 @@ class FiniteLossHook(Hook):
             return
         if isinstance(output, dict):  # what MMEngine adds up
             output = {k: v for k, v in output.items() if 'loss' in k}
-        self._passes.append(_Pass(*self._now, _all_finite(output)))
+        self._passes.append(_Pass(*self._now, all_finite(output)))
 
     def _before_step(self, optimizer: Optimizer, *_) -> None:
         if is_skipped(optimizer):
@@ -163,7 +163,7 @@ class FiniteLossHook(Hook):
     def _lost(self, gradients: Sequence[Tensor] = ()) -> bool:
         """Whether a loss or a gradient is no number, on any rank."""
         finite = [one.finite for one in self._passes]
-        finite.append(_all_finite(gradients))
+        finite.append(all_finite(gradients))
         device = next(self._model.parameters()).device
         lost = ~torch.stack([one.to(device) for one in finite]).all()
         return bool(all_reduce_max(lost.to(torch.uint8)))
@@ -176,7 +176,7 @@ class FiniteLossHook(Hook):
         """
         lost = [one for one in self._passes if not one.finite]
         # All processes look for it: they may wait for each other on the way.
-        which = (lost or self._passes or [_Pass(*self._now, _all_finite([]))])[
+        which = (lost or self._passes or [_Pass(*self._now, all_finite([]))])[
             0 if lost else -1]
         text = self._text(which.batch, self._culprit(*which[:2]))
         of_ranks = all_gather_object(
@@ -197,7 +197,7 @@ class FiniteLossHook(Hook):
     def _whose(self) -> str:
         """Of the parameter next to the loss, where a backward pass begins."""
         names = [name for name, p in self._model.named_parameters()
-                 if p.grad is not None and not _all_finite(p.grad)]
+                 if p.grad is not None and not all_finite(p.grad)]
         rest = f' and {len(names) - 1} more' if len(names) > 1 else ''
         return f', of {names[-1]}{rest}' if names else ''
 
@@ -222,9 +222,9 @@ class FiniteLossHook(Hook):
 
         def look(module: nn.Module, inputs: tuple, output) -> None:
             # Those inside of a module come before it.
-            if not found and not _all_finite(output):
+            if not found and not all_finite(output):
                 name = f'{names[module]} ({type(module).__name__})'
-                weights = all(map(_all_finite, module.parameters()))
+                weights = all(map(all_finite, module.parameters()))
                 found.append(f'{name} returns it' if weights else
                              f'{name} has weights that are not')
 
@@ -269,13 +269,13 @@ def _finite_state(model: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
     average, are finite; other buffers, such as masks, may hold what they
     like."""
     weights = {name for name, _ in model.named_parameters()}
-    return _all_finite([
+    return all_finite([
         x for key, x in state.items()
         if key.removeprefix('module.') in weights
         or key.endswith(('running_mean', 'running_var'))])
 
 
-def _all_finite(value) -> Tensor:
+def all_finite(value) -> Tensor:
     """Whether all numbers of a tensor, or of tensors in dicts and sequences,
     are finite; a scalar."""
     # The least and the most: NaN is both. Ten times as fast as isfinite of all.

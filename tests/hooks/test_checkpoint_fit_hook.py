@@ -47,6 +47,14 @@ def test_another_head():
         load(dict(state_dict=state))
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_not_finite(value):
+    state = Model().state_dict()
+    state['moe.experts.2.weight'].view(-1)[1] = value
+    with pytest.raises(DataError, match='NaN or Inf in moe.experts.2.weight'):
+        load(dict(state_dict=state))
+
+
 def test_a_part_that_is_missing(monkeypatch):
     said = []
     monkeypatch.setattr('mmdet_moe.hooks.checkpoint_fit_hook.print_log',

@@ -1,9 +1,13 @@
 """Checkpoints of schedulers that hold one of their methods."""
+from collections import OrderedDict, defaultdict
+
+import numpy as np
 import pytest
 import torch
 from toy import Tower, train
 
 from mmdet_moe.files import DataError
+from mmdet_moe.hooks import PlainCheckpointHook
 from mmdet_moe.trust import check_checkpoint
 
 
@@ -26,3 +30,29 @@ def test_a_one_cycle_training_is_resumed(tmp_path):
     rest = go('rest', 3, load_from=path, resume=True)
     for one, other in zip(whole.model.parameters(), rest.model.parameters()):
         assert torch.equal(one, other)
+
+
+class Strange(dict):
+    """As a config has them."""
+
+
+def test_what_is_written_can_be_read(tmp_path):
+    """Numbers of NumPy, as of a metric, and dicts of other classes."""
+    checkpoint = dict(
+        state_dict=dict(weight=torch.ones(2)),
+        meta=Strange(epoch=np.int64(3), more=defaultdict(list, a=[1])),
+        message_hub=dict(runtime_info=dict(
+            best_score=np.float32(0.5), found=np.bool_(True),
+            codes=np.arange(3, dtype=np.uint8), name=np.str_('x'))),
+        param_schedulers=[dict(step=print, last=OrderedDict(a=(1, None)))],
+        odd=[object(), 2])
+    PlainCheckpointHook().before_save_checkpoint(None, checkpoint)
+    assert checkpoint['meta'] == dict(epoch=3, more=dict(a=[1]))
+    assert type(checkpoint['meta']) is type(checkpoint['meta']['more']) is dict
+    info = checkpoint['message_hub']['runtime_info']
+    assert [type(info[k]) for k in ('best_score', 'found', 'name')] == [
+        float, bool, str]
+    assert checkpoint['param_schedulers'] == [dict(last=dict(a=(1, None)))]
+    assert checkpoint['odd'] == [2]
+    torch.save(checkpoint, tmp_path / 'plain.pth')
+    check_checkpoint(str(tmp_path / 'plain.pth'))

@@ -1,7 +1,9 @@
 """Checkpoints that run code when they are read, and names that are scripts."""
 import os
 import pickle
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from command import MOE, on, tool
@@ -70,7 +72,7 @@ class Reach:
 def test_getattr_reaches_the_log_only(tmp_path, names):
     bad, good = tmp_path / 'bad.pth', tmp_path / 'good.pth'
     torch.save(dict(state_dict={}, meta=Reach(*names)), bad)
-    with pytest.raises(DataError, match='bad.pth is not a checkpoint'):
+    with pytest.raises(DataError, match='bad.pth holds more than tensors'):
         check_checkpoint(str(bad))
     history = HistoryBuffer()
     history.update(2.0)
@@ -86,3 +88,55 @@ def test_unless_the_user_says_so(trained, shapes, tmp_path):
     tool('tools/test.py', MOE, checkpoint, '--work-dir', tmp_path,
          '--run-code-in-checkpoints', *on(shapes))
     assert ran.exists()
+
+
+class Mine:
+    """Of a module that nobody else has."""
+
+
+@pytest.mark.parametrize('core', ['numpy.core', 'numpy._core'])
+def test_arrays_of_both_versions_of_numpy(tmp_path, core):
+    """Each version writes its own name of its module."""
+    path = tmp_path / 'arrays.pth'
+    content = dict(
+        state_dict={}, best=np.float32(0.5), found=np.bool_(True),
+        codes=np.arange(3, dtype=np.uint8), scores=np.ones(2))
+    names = {b'numpy.core', b'numpy._core'}
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {i.filename: archive.read(i) for i in archive.infolist()}
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, part in parts.items():
+            if name.endswith('data.pkl'):
+                for other in sorted(names, key=len, reverse=True):
+                    part = part.replace(
+                        other + b'.multiarray', core.encode() + b'.multiarray')
+            archive.writestr(name, part)
+    check_checkpoint(str(path))
+
+
+def test_the_reason_is_given(tmp_path):
+    path = tmp_path / 'bad.pth'
+    torch.save(dict(state_dict={}, meta=Mine()), path)
+    with pytest.raises(DataError, match=r'Mine.*--run-code-in-checkpoints'):
+        check_checkpoint(str(path))
+    path.write_text('no checkpoint')
+    with pytest.raises(DataError) as error:
+        check_checkpoint(str(path))
+    assert 'is not a checkpoint' in str(error.value)
+    assert '--run-code' not in str(error.value)
+
+
+def test_a_flipped_bit_is_named(tmp_path):
+    path = tmp_path / 'weights.pth'
+    weights = dict(first=torch.zeros(99), second=torch.full((99, ), 7.0),
+                   view=torch.zeros(3))
+    weights['again'] = weights['second'][1:]
+    torch.save(dict(state_dict=weights), path)
+    check_checkpoint(str(path))
+    raw = bytearray(path.read_bytes())
+    place = raw.index(np.full(9, 7.0, np.float32).tobytes()) + 5
+    raw[place] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match='damaged: state_dict.second is not'):
+        check_checkpoint(str(path))
