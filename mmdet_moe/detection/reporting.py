@@ -11,6 +11,7 @@ from mmdet_moe.models.provenance import Origin
 from mmdet_moe.models.reporting import DecisionReporter, reporter_of
 from mmdet_moe.names import weights_field
 
+from .mask_boxes import boxes_of
 from .provenance import (
     matching_detections,
     predicting_part,
@@ -76,10 +77,10 @@ class DetectionReporter(DecisionReporter):
             undecided: Dict[str, str] = {}
             for name, decision in sample.decisions.items():
                 with self.reasons(undecided, name):
-                    weights = decision.at(found.bboxes, origin.levels,
+                    weights = decision.at(boxes_of(found), origin.levels,
                                           origin.items)
                     found.set_field(
-                        weights.to(found.bboxes.device), weights_field(name))
+                        weights.to(found.labels.device), weights_field(name))
             for name in undecided:
                 del sample.decisions[name]
             sample.undecided.update(undecided)
@@ -113,7 +114,11 @@ class DetectionReporter(DecisionReporter):
             if not annotated[b]:
                 result.append(None)
                 continue
-            match = matching_detections(one, sample.pred_instances)
+            found = sample.pred_instances
+            match = matching_detections(
+                one,
+                InstanceData(bboxes=boxes_of(found), labels=found.labels,
+                             scores=found.scores))
             result.append(
                 InstanceData(
                     level_ids=take(origins[b].levels, match)

@@ -12,6 +12,7 @@ from mmdet.structures.bbox import get_box_tensor
 from pycocotools.coco import COCO
 
 from mmdet_moe.datasets.objects import is_object
+from mmdet_moe.detection.mask_boxes import boxes_of
 from mmdet_moe.layers import Decision
 
 
@@ -120,7 +121,7 @@ def objects_of(sample, coco: COCO, cat_ids: Sequence[int]) -> Boxes:
 def detections_of(sample) -> Boxes:
     """The detections of a data sample."""
     found = sample.get('pred_instances')
-    boxes = _array(get_box_tensor(found.get('bboxes'))).astype(float)
+    boxes = _array(boxes_of(found)).astype(float)
     return Boxes(boxes, _array(found.get('labels')),
                  np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
                  _array(found.get('scores')).astype(float),

@@ -51,6 +51,8 @@ class Provenance:
             or of one of them.
         item_modules: Start of the names of modules that see regions or
             queries, of all pictures one after the other, on the first axis.
+        query_modules: Start of the names of modules whose tokens are queries.
+            The tokens of others are not, even if they are as many.
         whole: Start of the names of modules of a head that see one map about
             all levels.
         later: Start of the names of modules that see detections, once they
@@ -64,6 +66,7 @@ class Provenance:
     num_items: Sequence[int] = ()
     heads: Tuple[str, ...] = ()
     item_modules: Tuple[str, ...] = ()
+    query_modules: Tuple[str, ...] = ('', )
     whole: Tuple[str, ...] = ()
     later: Tuple[str, ...] = ()
     #: What failed while a prediction was watched; None if nothing did.
@@ -144,20 +147,22 @@ class Provenance:
             return replace(calls[0], about='items'), counts
         rows = calls[0].scope.rows
         # The last of the layers of a decoder that share it makes the result.
-        decision = _of_last_layer(calls[-1]) if rows else join(calls)
+        decision = _of_last_layer(
+            calls[-1], pictures) if rows else join(calls)
         if decision.entries != pictures:
             raise Undecided(f'it decides about {decision.entries} things where '
                             f'there are {pictures} pictures')
         levels = None
         if rows:
-            self._check_tokens(*decision.shapes[0])
+            self._check_tokens(layer, *decision.shapes[0])
         else:
             levels = self._levels_of(layer, [s[1:] for s in decision.shapes])
         return replace(decision, levels=levels), [1] * pictures
 
-    def _check_tokens(self, pictures: int, *tokens: int) -> None:
+    def _check_tokens(self, layer: str, pictures: int, *tokens: int) -> None:
         """Tokens that are queries can be told, others cannot."""
-        if tokens and tokens not in {(n, ) for n in self.num_items}:
+        if tokens and (tokens not in {(n, ) for n in self.num_items}
+                       or not layer.startswith(self.query_modules)):
             # as the positions that an encoder sees
             many = ' x '.join(map(str, tokens))
             raise Undecided(f'it decides about {many} tokens of a picture '
@@ -191,7 +196,6 @@ class Provenance:
             levels.append(level)
         return tuple(levels)
 
-
     def _by_number(self, layer: str,
                    calls: int) -> Iterator[Tuple[int, ...]]:
         """The levels of the calls of a layer, as its place suggests.
@@ -207,7 +211,7 @@ class Provenance:
             if isinstance(part, nn.ModuleList) and (
                     len(part) == len(levels)):
                 yield (int(names[i + 1]), )
-        times, rest = divmod(calls, max(1, len(levels)))
+        times, rest = divmod(calls, len(levels)) if levels else (0, 0)
         if times and not rest:
             yield tuple(i for i in levels for _ in range(times))
             yield tuple(levels) * times
@@ -221,9 +225,11 @@ class UnknownProvenance(Provenance):
         return True
 
 
-def _of_last_layer(decision: Decision) -> Decision:
-    """Tokens of a decoder's only layer, or the last: (1, B, T) -> (B, T)."""
-    shape = decision.shapes[0]
-    if len(shape) == 3 and shape[0] == 1:
-        return replace(decision, shapes=(shape[1:], ))
+def _of_last_layer(decision: Decision, pictures: int) -> Decision:
+    """Tokens of all layers of a decoder, of which the last one's count:
+    (layers, B, T) -> (B, T)."""
+    layers, *shape = decision.shapes[0]
+    if len(shape) == 2 and shape[0] == pictures:
+        return replace(
+            decision.part(layers - 1, layers), shapes=(tuple(shape), ))
     return decision

@@ -16,20 +16,25 @@ from mmdet_moe.models.provenance import (
     UnknownProvenance,
 )
 
+from .grids import GridProvenance
 from .levels import LevelProvenance
+from .mask_queries import MaskQueryProvenance
 from .matching import matching_detections, take
 from .queries import QueryProvenance
 from .regions import RegionProvenance
+from .sparse import SparseProvenance
 
 __all__ = [
-    'PROVENANCES', 'LevelProvenance', 'Origin', 'Provenance',
-    'QueryProvenance', 'RegionProvenance', 'Undecided', 'UnknownProvenance',
+    'PROVENANCES', 'GridProvenance', 'LevelProvenance', 'MaskQueryProvenance',
+    'Origin', 'Provenance', 'QueryProvenance', 'RegionProvenance',
+    'SparseProvenance', 'Undecided', 'UnknownProvenance',
     'matching_detections', 'predicting_part', 'provenance_of', 'take'
 ]
 
 #: The first one that fits is taken. The last one fits always.
 PROVENANCES = [
-    RegionProvenance, QueryProvenance, LevelProvenance, UnknownProvenance
+    SparseProvenance, RegionProvenance, QueryProvenance, MaskQueryProvenance,
+    GridProvenance, LevelProvenance, UnknownProvenance
 ]
 
 

@@ -24,6 +24,8 @@ class QueryProvenance(Provenance):
     the detections in question, their items are unknown (-1).
     """
 
+    query_modules = ('decoder.', 'bbox_head.')
+
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
         self._selected: List[InstanceData] = []

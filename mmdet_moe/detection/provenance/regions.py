@@ -30,6 +30,7 @@ class RegionProvenance(Provenance):
     """
     heads = ('rpn_head.', )
     item_modules = ('roi_head.bbox_head.', 'roi_head.shared_head.')
+    query_modules = ()
     later = ('roi_head.mask', 'roi_head.grid', 'roi_head.point')
 
     def __init__(self, detector: nn.Module) -> None:
