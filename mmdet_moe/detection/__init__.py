@@ -4,8 +4,9 @@ from .dense_heads import MoERetinaHead
 from .detector import build_moe_detector
 from .necks import MoEFPN, MoENeck
 from .reporting import DetectionReporter
+from .tracking import TrackingReporter
 
 __all__ = [
     'DetectionReporter', 'MoEFPN', 'MoENeck', 'MoEResNet', 'MoERetinaHead',
-    'build_moe_detector'
+    'TrackingReporter', 'build_moe_detector'
 ]

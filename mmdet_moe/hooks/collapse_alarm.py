@@ -31,11 +31,14 @@ class CollapseAlarm:
         self._sums: Dict[str, Tensor] = {}
 
     def see(self, samples: Iterable) -> None:
-        """Count the decisions that data samples carry, if any."""
+        """Count the decisions that data samples carry, or the frames of those
+        of videos, if any."""
         for sample in samples:
-            for name, decision in sample.get('decisions', {}).items():
-                self._sums[name] = self._sums.get(name, 0) + usage_sums(
-                    decision.weights)[0]
+            frames = _field(sample, 'video_data_samples', [sample])
+            for decisions in (_field(x, 'decisions', {}) for x in frames):
+                for name, decision in decisions.items():
+                    self._sums[name] = self._sums.get(name, 0) + usage_sums(
+                        decision.weights)[0]
 
     def result(self) -> Dict[str, Dict[str, float]]:
         """By layer, over all ranks: ``input_dependence``, H(mean w) - mean
@@ -78,3 +81,8 @@ class CollapseAlarm:
                 'back; another scope gives the gate more to see.',
                 logger='current',
                 level=logging.WARNING)
+
+
+def _field(sample, name: str, default):
+    """A field of a data sample; the default of what is none."""
+    return sample.get(name, default) if hasattr(sample, 'get') else default

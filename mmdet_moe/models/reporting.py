@@ -58,10 +58,14 @@ class DecisionReporter:
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._end()
         if mode_of(args, kwargs, model) == 'predict':
-            try:
-                self._watch(model)
-            except Exception as error:
-                self.provenance.failed(error)
+            self._begin(model)
+
+    def _begin(self, model: nn.Module) -> None:
+        """Watch a prediction from here on; what fails is noted."""
+        try:
+            self._watch(model)
+        except Exception as error:
+            self.provenance.failed(error)
 
     def _watch(self, model: nn.Module) -> None:
         # Of a teacher or student that predicts as a part of this model.

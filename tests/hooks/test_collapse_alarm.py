@@ -3,7 +3,7 @@ import logging
 
 import pytest
 import torch
-from mmdet.structures import DetDataSample
+from mmdet.structures import DetDataSample, TrackDataSample
 from mmengine.logging import MMLogger
 from torch import nn
 
@@ -68,3 +68,15 @@ def test_nothing_that_was_learned():
     assert alarm(gate(*collapsed, top_k=3), PLUS)[1] == ''
     assert alarm(layer) == (None, '')  # nothing decided
     assert 'collapsed' in alarm(layer, PLUS)[1]
+
+
+def test_frames_of_a_video_count_and_other_outputs_do_not():
+    layer = gate((9, 0), (-9, 0), (0, -50)).eval()
+    frames = [DetDataSample() for _ in range(2)]
+    for frame, x in zip(frames, (PLUS, MINUS)):
+        frame.decisions = {'layer': layer.decide([x]).detach()}
+    watching = CollapseAlarm(dict(layer=layer))
+    watching.see([TrackDataSample(video_data_samples=frames), torch.ones(1),
+                  dict(score=1.0), 3])
+    assert watching.result()['layer'] == dict(
+        input_dependence=pytest.approx(1), living_experts=2)

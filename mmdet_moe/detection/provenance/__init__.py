@@ -7,6 +7,7 @@ fits. A new kind of detector is a class in a file of its own, inserted into
 from typing import Tuple
 
 from mmdet.models.detectors import SemiBaseDetector
+from mmdet.models.mot import BaseMOTModel
 from torch import nn
 
 from mmdet_moe.models.provenance import (
@@ -45,7 +46,10 @@ def provenance_of(detector: nn.Module) -> Provenance:
 
 def predicting_part(detector: nn.Module) -> Tuple[str, nn.Module]:
     """The detector that predicts, and what comes before the names of its
-    modules: a teacher or its student, otherwise the detector as it is."""
+    modules: a teacher or its student, the detector of a tracker, otherwise the
+    detector as it is."""
+    if isinstance(detector, BaseMOTModel):
+        return 'detector.', detector.detector
     if not isinstance(detector, SemiBaseDetector):
         return '', detector
     options = detector.semi_test_cfg or {}
