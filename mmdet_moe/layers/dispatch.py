@@ -111,12 +111,12 @@ class RememberingDispatch:
                 experts: Sequence[nn.Module]) -> Tensor:
         # A layer that is called level by level has a piece of each shape.
         key = level, x.shape, e
-        piece, output = self._kept.get(key, (None, None))
+        piece, version, output = self._kept.get(key, (None, None, None))
         # Pieces that are cut out of maps are new tensors at each call.
-        if piece is not x and not (piece is not None and torch.equal(piece, x)
-                                   ):
+        if piece is None or version != _version(piece) or not (
+                piece is x or torch.equal(piece, x)):
             output = experts[e](x)
-            self._kept[key] = x, output
+            self._kept[key] = x, _version(x), output
         return output
 
 
@@ -156,7 +156,8 @@ def _run(expert: nn.Module, x: Tensor, part: Tensor, rows: Tensor) -> Tensor:
         RuntimeError: In the backward pass, if ``x`` was changed in place since,
             as autograd does.
     """
-    if x.dim() > 2 or part is x or not torch.is_grad_enabled():
+    if x.dim() > 2 or part is x or not torch.is_grad_enabled() or (
+            _saved_elsewhere()):
         return expert(part)
     dtype = autocast_dtype(x.device.type)
     if dtype is not None and _starts_linear(expert):
@@ -164,7 +165,7 @@ def _run(expert: nn.Module, x: Tensor, part: Tensor, rows: Tensor) -> Tensor:
     # Not the part itself, which would stay in memory. An expert that works in
     # place has changed it, which the version tells; a transpose of it, which
     # the strides tell, is another tensor.
-    same, version, dtype = _identity(part), x._version, part.dtype
+    same, version, dtype = _identity(part), _version(x), part.dtype
 
     def pack(saved: Tensor) -> Optional[Tensor]:
         return None if _identity(saved) == same else saved
@@ -172,7 +173,7 @@ def _run(expert: nn.Module, x: Tensor, part: Tensor, rows: Tensor) -> Tensor:
     def unpack(saved: Optional[Tensor]) -> Tensor:
         if saved is not None:
             return saved
-        if x._version != version:
+        if _version(x) != version:
             raise RuntimeError(
                 'the features of a mixture of experts, which are needed for '
                 'the gradients of its experts, were changed in place after '
@@ -184,14 +185,29 @@ def _run(expert: nn.Module, x: Tensor, part: Tensor, rows: Tensor) -> Tensor:
         return expert(part)
 
 
+def _saved_elsewhere() -> bool:
+    """Whether the caller has hooks for what is saved, as activation
+    checkpointing does, which saves nothing; only the innermost ones count.
+    False where PyTorch does not tell, as version 2.1."""
+    top = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', None)
+    return top is not None and top(True) is not None
+
+
+def _version(x: Tensor) -> int:
+    """How often a tensor was changed in place; not known in inference mode."""
+    return 0 if x.is_inference() else x._version
+
+
 def _identity(x: Tensor) -> tuple:
     return x.data_ptr(), x.shape, x.stride(), x.dtype, x._version
 
 
 def _starts_linear(expert: nn.Module) -> bool:
-    """Whether a linear layer is the first that sees the input."""
-    first = next((m for m in expert.modules() if not any(m.children())), None)
-    return isinstance(first, nn.Linear)
+    """Whether a linear layer is all that reads the input. A module with a
+    ``forward`` of its own may read it twice, as for a residual."""
+    while type(expert).forward is nn.Sequential.forward and len(expert):
+        expert = expert[0]
+    return type(expert).forward is nn.Linear.forward
 
 
 def _gather(x: Tensor, rows: Sequence[Tensor]) -> List[Tensor]:

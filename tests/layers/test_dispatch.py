@@ -1,7 +1,10 @@
 """The sparse dispatch against the dense reference, output and gradients."""
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from twins import assert_same, decided, results
 
 from mmdet_moe.layers import (
@@ -210,17 +213,31 @@ class Transposing(nn.Module):
         return (self.weight @ x.t()).t()
 
 
+class Residual(FeedForward):
+    """Adds its input, as MMCV's feed-forward networks do."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
 ROW_EXPERTS = dict(
     ffn=lambda: FeedForward(6), linear=lambda: nn.Linear(6, 6),
-    transposing=Transposing,
+    residual=lambda: Residual(6), transposing=Transposing,
     norm=lambda: nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 6)))
 
 
-def row_gradients(dispatch, x, weights, experts, autocast=False):
+RUNS = dict(
+    at_once=lambda run, *x: run(*x),
+    reentrant=partial(checkpoint, use_reentrant=True),
+    recomputed=partial(checkpoint, use_reentrant=False))
+
+
+def row_gradients(dispatch, x, weights, experts, autocast=False,
+                  run=RUNS['at_once']):
     """Of the experts, the rows and the weights."""
     x, weights = x.clone().requires_grad_(), weights.clone().requires_grad_()
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
-        y, = dispatch([x], [weights], experts)
+        y = run(lambda x, w: dispatch([x], [w], experts)[0], x, weights)
     (y.float() ** 2).sum().backward()
     parameters = [p for e in experts for p in e.parameters()]
     # The sparse one does not run an expert for a weight of 0.
@@ -234,16 +251,19 @@ def row_gradients(dispatch, x, weights, experts, autocast=False):
 
 @pytest.mark.parametrize('autocast', [False, True])
 @pytest.mark.parametrize('kind', ROW_EXPERTS)
-@pytest.mark.parametrize('rows', [6, 12])
-def test_gradients_of_rows(kind, rows, autocast):
+@pytest.mark.parametrize('rows, run', [
+    (6, 'at_once'), (12, 'at_once'), (12, 'reentrant'), (12, 'recomputed')])
+def test_gradients_of_rows(kind, rows, run, autocast):
     """Six rows of six channels for each expert: a transpose looks alike."""
     experts = [ROW_EXPERTS[kind]() for _ in range(3)]  # the last one idle
     weights = torch.zeros(rows, 3)
     weights[:rows // 2, 0] = 1.0
     weights[rows // 2:, :2] = 0.5
     x = torch.randn(rows, 6)
-    for a, b in zip(*(row_gradients(dispatch, x, weights, experts, autocast)
-                      for dispatch in (sparse_dispatch, dense_dispatch))):
+    for a, b in zip(
+            row_gradients(sparse_dispatch, x, weights, experts, autocast,
+                          RUNS[run]),
+            row_gradients(dense_dispatch, x, weights, experts, autocast)):
         assert torch.allclose(a, b, **(
             dict(rtol=0.05, atol=0.1) if autocast else dict(atol=1e-4)))
 
@@ -258,7 +278,8 @@ def test_rows_that_are_changed_afterwards_are_an_error(kind, autocast):
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         y, = sparse_dispatch([x], [weights], experts)
     x.mul_(2)
-    if kind == 'transposing':  # what it saves is another tensor
+    # What these save is another tensor.
+    if kind == 'transposing' or kind == 'residual' and autocast:
         y.float().sum().backward()
     else:
         with pytest.raises(RuntimeError, match='version 1.* version 0'):
@@ -279,6 +300,13 @@ def test_rows_are_not_kept(monkeypatch, autocast):
         sparse_dispatch([torch.randn(64, 6)], [weights], experts)
     assert None in packed
     assert not any(t is not None and len(t) == 32 for t in packed)
+
+    del packed[:]  # whoever has hooks of their own decides what is saved
+    x = torch.randn(64, 6, requires_grad=True)
+    checkpoint(lambda x: sparse_dispatch([x], [weights], experts)[0], x,
+               use_reentrant=False)
+    if hasattr(torch._C._autograd, '_top_saved_tensors_default_hooks'):
+        assert not packed
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -356,12 +384,18 @@ def test_remembered_experts_run_once_for_all_weights():
     nothing, = dispatch([torch.zeros(0, 3, 4, 4)], [torch.zeros(0, 3)],
                         experts)
     assert nothing.shape == (0, 2, 4, 4)
-    # another piece of the same shape is not taken for the old one
+    # another piece of the same shape is not taken for the old one, nor the
+    # old one if it was changed in place
     other = [p + 1 for p in pieces]
-    for ours, reference in zip(
-            dispatch(other, weights, experts),
-            dense_dispatch(other, weights, [e.conv for e in experts])):
-        torch.testing.assert_close(ours, reference)
+    for _ in range(2):
+        for ours, reference in zip(
+                dispatch(other, weights, experts),
+                dense_dispatch(other, weights, [e.conv for e in experts])):
+            torch.testing.assert_close(ours, reference)
+        for piece in other:
+            piece.mul_(2)
+    with torch.inference_mode():
+        dispatch([p + 1 for p in pieces], weights, experts)
 
 
 class Counting(nn.Module):
