@@ -1,12 +1,14 @@
 # make demo · make test · make test-study · make lint
 #
-# The first of them sets up .venv (minutes: mmcv is compiled). An environment
-# that is there already is used instead with  make test PYTHON=/path/to/python
+# The first of them sets up .venv (minutes: mmcv is compiled), with the onedl
+# forks. OpenMMLab's own releases, in .venv-openmmlab:  make test STACK=openmmlab
+# An environment that is there already:  make test PYTHON=/path/to/python
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: demo test test-study lint setup clean-demo help
 
-VENV := .venv
+STACK := onedl
+VENV := .venv$(patsubst %,-%,$(filter-out onedl,$(STACK)))
 ifdef PYTHON
   SETUP :=
 else
@@ -21,8 +23,8 @@ help:
 setup: $(SETUP)
 
 # Everything that the environment is made of; a change sets it up anew.
-$(VENV)/.ready: tools/setup_env.sh setup.cfg pyproject.toml
-	@bash tools/setup_env.sh $(VENV)
+$(VENV)/.ready: tools/setup_env.sh requirements/$(STACK).txt setup.cfg pyproject.toml
+	@bash tools/setup_env.sh --stack $(STACK) $(VENV)
 
 # A process for each core with one thread, as the models are small; the tests
 # of a file share what they train.

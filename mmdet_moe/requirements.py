@@ -14,13 +14,14 @@ mmdet_moe needs MMDetection: {what} cannot be imported. Install it with
     pip install "setuptools>=80,<82" "packaging>=24.2" wheel ninja psutil
     pip install --no-build-isolation onedl-mmcv==2.3.6
     pip install onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1
-(or OpenMMLab's own mmengine, mmcv and mmdet 3.x)."""
+(or OpenMMLab's own mmengine 0.10, mmcv 2.1 and mmdet 3.3, on PyTorch 2.1; see
+docs/installation.md)."""
 
 _MMPRETRAIN = """\
 mmdet_moe.classification needs MMPretrain: mmpretrain cannot be imported.
 Install it with
     pip install onedl-mmpretrain==1.3.6
-(or OpenMMLab's own mmpretrain 1.x)."""
+(or mmpretrain==1.2.0 beside OpenMMLab's own mmcv)."""
 
 #: Modules of this package that need what all OpenMMLab's packages stand on.
 _NEED_ENGINE = ('analysis', 'conversion', 'detection', 'evaluation', 'hooks',
