@@ -57,7 +57,9 @@ def batch(pictures=2):
     data = demo_mm_inputs(pictures, [[3, 96, 128]] * pictures, num_classes=5,
                           num_items=[4] * pictures, use_box_type=False)
     for i, sample in enumerate(data['data_samples']):
-        sample.set_metainfo(dict(img_id=i + 1, img_path=f'{i}.jpg'))
+        # By the scale of the demo, objects at the border would be outside.
+        sample.set_metainfo(dict(img_id=i + 1, img_path=f'{i}.jpg',
+                                 scale_factor=(1.0, 1.0)))
     return data
 
 

@@ -82,7 +82,7 @@ FAULTS = {
         lambda d: d.paint(np.full((HEIGHT, WIDTH, 3), 9999, np.uint16)), None),
     'a picture of another size': (
         lambda d: d.paint(np.full((33, 500, 3), 9, np.uint8)),
-        '000000.jpg has an object without width .* of the size'),
+        '000000.jpg is 500 x 33 pixels .* says 256 x 192'),
     'a box with a NaN': (
         lambda d: d.boxes(NAN, 1, 2, 3), "annotations.* no sound 'bbox'"),
     'a box of three numbers': (
