@@ -1,9 +1,12 @@
-"""Files: what is wrong with one, and writing so that none is left half done."""
+"""Files: what is wrong with one, writing so that none is left half done, and
+whose a folder is."""
+import errno
+import fcntl
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Iterator, Literal, Union
+from typing import IO, Dict, Iterator, Literal, Union
 
 
 class DataError(Exception):
@@ -12,6 +15,64 @@ class DataError(Exception):
 
 class TrainingError(Exception):
     """A training cannot go on; says why."""
+
+
+#: What this process holds, for as long as it lives.
+_HELD: Dict[Path, IO] = {}
+
+
+def hold_folder(folder: Union[str, Path], work: str) -> IO:
+    """Keep other processes from the same work in a folder, until this process
+    and all that inherit the file have ended, however they end.
+
+    Args:
+        folder: It is made if needed.
+        work: Name of the work; the file is called ``.{work}.lock``.
+
+    Returns:
+        The locked file. It may be passed to another process.
+
+    Raises:
+        DataError: Another process holds the folder.
+    """
+    path = Path(folder).resolve() / f'.{work}.lock'
+    if path not in _HELD:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('w')
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                file.close()
+                raise DataError(
+                    f'another process is at the same work ({work}) in '
+                    f'{folder}: wait for it, end it, or take another folder '
+                    'with --work-dir') from None
+            # A file system without locks.
+        _HELD[path] = file
+    return _HELD[path]
+
+
+def release_folder(folder: Union[str, Path], work: str) -> None:
+    """Let others do that work in a folder."""
+    file = _HELD.pop(Path(folder).resolve() / f'.{work}.lock', None)
+    if file is not None:
+        file.close()
+
+
+def check_writable(path: Union[str, Path]) -> None:
+    """See that a file could be written, before what takes long.
+
+    Raises:
+        OSError: It could not.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR),
+                                str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_text(path: Union[str, Path], text: str) -> Path:

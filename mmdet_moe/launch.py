@@ -2,6 +2,7 @@
 import argparse
 import atexit
 import gc
+import logging
 import os
 import re
 import sys
@@ -26,9 +27,10 @@ from torch import nn
 
 from .config_parts import metrics_of, type_name
 from .conversion import UpcycleInit
-from .files import DataError, TrainingError
+from .files import DataError, TrainingError, hold_folder
 from .hooks import check_fit
 from .layers.checks import ConfigError, fail
+from .layers.distributed import launched_rank
 from .resuming import choose_checkpoint, keep_safe
 from .trust import RUN_CODE, check_checkpoint, load_weights_only
 
@@ -87,9 +89,20 @@ def read_config(path: str) -> Config:
             ``'mmdet::yolox/yolox_s_8xb8-300e_coco.py'``.
 
     Raises:
-        DataError: The package is not installed, or the name is none.
+        DataError: The package is not installed, or the name is none; or what
+            the file says cannot be carried out.
         FileNotFoundError: There is no such config.
     """
+    try:
+        return _read_config(path)
+    except (DataError, FileNotFoundError):
+        raise
+    except Exception as error:  # a config is a program
+        raise DataError(f'the config {path} cannot be read: '
+                        f'{type(error).__name__}: {error}') from error
+
+
+def _read_config(path: str) -> Config:
     package, separator, _ = path.partition('::')
     if not separator:
         return Config.fromfile(path)
@@ -217,10 +230,17 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
     if checks is not None:
         import_module(checks).check_config(cfg, loaders)
     if 'train' in loaders:
+        if cfg.get('work_dir') and launched_rank() == 0:
+            hold_folder(cfg.work_dir, 'training')
         keep_safe(cfg)
-    how = None
+    how, anew = None, ''
     if 'train' in loaders and cfg.get('resume'):
         how = choose_checkpoint(cfg)
+        if how is None:
+            anew = (f'--resume: there is no checkpoint in {cfg.work_dir}, so '
+                    'the training begins anew' + (
+                        f', with the weights of {cfg.load_from}'
+                        if cfg.get('load_from') else ''))
     elif cfg.get('load_from') is not None and 'runner_type' not in cfg:
         check_checkpoint(cfg.load_from)
     try:
@@ -236,6 +256,8 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
             'their stock configs do') from None
     if set(loaders) == {'test'} and isinstance(runner.model, nn.Module):
         check_fit(runner)
+    if anew:
+        print_log(anew, 'current', logging.WARNING)
     if how is not None:
         print_log(how, 'current')
     if how is not None and isinstance(runner.model, nn.Module):
@@ -268,8 +290,9 @@ def clear_errors() -> Iterator[None]:
                      'the file complete and a picture?')
         if missing:
             sys.exit(f'error: {missing[-1]} does not exist')
-        if isinstance(error, FileNotFoundError):
-            sys.exit(f'error: {error}')
+        if isinstance(error, OSError) and error.errno is not None and (
+                not isinstance(error, URLError)):
+            sys.exit(f'error: {error}')  # no space, no right, no such file
         if isinstance(error, URLError):
             sys.exit(f'error: something cannot be fetched ({error.reason}). '
                      'If it is weights, name a file in the place of the '

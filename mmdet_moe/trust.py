@@ -161,18 +161,22 @@ def check_checkpoint(path: str) -> None:
 #: How torch, or the unpickler here, begins to say what would run code; what
 #: follows is a name.
 _CODE = re.compile(
-    r'(?:Unsupported (?:global|class):? |instantiate unsupported class |'
-    r'unrecognized function |may not have )(?:GLOBAL )?([\w.<>\' (),]+)')
+    r"(?:unsupported (?:global|class):? |instantiate unsupported class |"
+    r"unrecognized function |may not have )(?:GLOBAL |<class ')*([\w.]+)",
+    re.IGNORECASE)
 
 
 def _refusal(path: str, reason: str) -> str:
     """Why a file is refused, with the reason that torch gives."""
     code = _CODE.search(reason)
     if code is not None:
-        name = code[1].split(' was not ')[0].strip()
-        return (f'{path} holds more than tensors, numbers and texts ({name}): '
-                'to read that could run code. If you trust whoever made it, '
-                'add --run-code-in-checkpoints')
+        return (f'{path} holds more than tensors, numbers and texts '
+                f'({code[1]}): to read that could run code. If you trust '
+                'whoever made it, add --run-code-in-checkpoints')
+    if 'legacy .tar' in reason:
+        return (f'{path} is of the format before PyTorch 1.6, and to read that '
+                'could run code. If you trust whoever made it, add '
+                '--run-code-in-checkpoints')
     lines = reason.rpartition('WeightsUnpickler error: ')[2].strip().split('\n')
     return (f'{path} is not a checkpoint, or is not complete, or is of a newer '
             f'format than PyTorch {torch.__version__} reads: {lines[0]}')

@@ -81,7 +81,7 @@ def test_the_runs(grid):
         'none_e4', 'kl_e4']
     with pytest.raises(ConfigError, match="experts='e5': allowed is e4 or"):
         runs_of(grid, only=dict(experts=['e5']))
-    with pytest.raises(DataError, match="no grid; it needs 'base' and"):
+    with pytest.raises(DataError, match="no grid; it needs 'base', a config,"):
         runs_of(str(Path(grid).parent / 'base.py'))
 
 
@@ -180,7 +180,7 @@ def test_an_interrupted_sweep_leaves_nothing_running(grid, tmp_path):
         with pytest.raises(TrainingError):
             for line in sweep(runs_of(grid)[:1], work_dir, tools):
                 said.append(line)
-        assert 'another process works in' in said[0]
+        assert 'another process is at the same work (sweep) in' in said[0]
         os.kill(child, signal.SIGKILL)
 
 

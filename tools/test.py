@@ -3,6 +3,7 @@ import argparse
 
 from mmengine.registry import METRICS
 
+from mmdet_moe.files import check_writable
 from mmdet_moe.launch import (
     add_arguments,
     build_runner,
@@ -45,6 +46,8 @@ def main():
                          ('mmdet', ))
             from mmdet.engine.hooks.utils import trigger_visualization_hook
             cfg = trigger_visualization_hook(cfg, args)
+        if args.out is not None:
+            check_writable(args.out)
         runner = build_runner(cfg, ('test', ))
         if args.out is not None:
             kind = 'DumpDetResults' if scope == 'mmdet' else 'DumpResults'

@@ -15,6 +15,8 @@ from .report import FORMAT, render
 from .stability import Profile, stability
 from .subjects import TESTS
 
+#: What is read of a report.
+KEYS = ('name', 'words', 'metrics', 'layers', 'interventions')
 #: Columns of p-values, of which a mean would say nothing.
 P_VALUES = ('p', 'p, random gates', 'p given level')
 
@@ -45,6 +47,10 @@ def read_run(run: str) -> dict:
         raise DataError(f'{path} is not valid JSON ({error}); is the file '
                         'complete?') from None
     if isinstance(content, dict) and content.get('format') == FORMAT:
+        lacking = [key for key in KEYS if key not in content]
+        if lacking:
+            raise DataError(f'{path} has no {lacking[0]!r}: it is a '
+                            'report.json that is not complete')
         return dict(content, name=name or content['name'])
     if isinstance(content, dict):
         for words, read in TESTS:

@@ -6,10 +6,13 @@ of them: arrays by name, to which those of the other files are appended.
 """
 import json
 import shutil
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Tuple, Union
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -82,7 +85,7 @@ class Parts:
             if folder.exists():
                 shutil.rmtree(folder)
             write_text(note, json.dumps(about, indent=1))
-        elif rank == 0 and json.loads(note.read_text()) != about:
+        elif rank == 0 and _read_note(note) != about:
             raise DataError(
                 f'{folder} was made with another config or checkpoint, or '
                 'with other options; leave out --resume to begin anew')
@@ -107,7 +110,7 @@ class Parts:
         """All that was written until now, by all processes."""
         files: Dict[str, List[Path]] = defaultdict(list)
         for path in sorted(self.folder.glob('*.npz')):
-            with np.load(path) as arrays:
+            with _opened(path) as arrays:
                 for name in arrays.files:
                     files[name].append(path)
         return Joined(_nested(files))
@@ -118,8 +121,31 @@ class Parts:
 
 
 def _array(file: Path, name: str) -> np.ndarray:
-    with np.load(file) as arrays:
+    with _opened(file) as arrays:
         return arrays[name]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """A file of arrays.
+
+    Raises:
+        DataError: It was cut off, or has changed since it was written.
+    """
+    try:
+        with np.load(path) as arrays:
+            yield arrays
+    except (BadZipFile, EOFError, ValueError, KeyError, zlib.error) as error:
+        raise DataError(f'{path} is damaged ({error}); leave out --resume to '
+                        'begin the report anew') from None
+
+
+def _read_note(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise DataError(f'{path} is damaged; leave out --resume to begin the '
+                        'report anew') from None
 
 
 def _flat(nest: Nest, group: str = '') -> Iterator[Tuple[str, np.ndarray]]:

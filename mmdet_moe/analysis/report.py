@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from terminaltables import AsciiTable
 
 from mmdet_moe.colours import EXPERT_COLOURS
-from mmdet_moe.files import write_text
+from mmdet_moe.files import hold_folder, write_text
 from mmdet_moe.hooks import check_fit
 from mmdet_moe.hooks.wrappers import unwrapped
 from mmdet_moe.layers import MoELayer, moe_layers
@@ -95,6 +95,8 @@ def write_report(runner: Runner,
     if options.score_thr is None:
         options = replace(options, score_thr=subject.score_thr)
     folder = Path(runner.work_dir)
+    if is_main_process():
+        hold_folder(folder, 'report')
     check_fit(runner)
     runner.call_hook('before_run')  # a hook may hold the weights to use
     runner.load_or_resume()

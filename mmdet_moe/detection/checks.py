@@ -1,5 +1,4 @@
 """What can be wrong with the config of a detector, before it is built."""
-import os
 from typing import Sequence
 
 from mmengine.config import Config
@@ -8,6 +7,7 @@ from mmdet_moe.config_parts import metrics_of
 from mmdet_moe.datasets.checks import check_coco_dataset, check_evaluator
 from mmdet_moe.datasets.classes import check_classes
 from mmdet_moe.layers.checks import ConfigError
+from mmdet_moe.layers.distributed import launched_rank
 
 
 def check_config(cfg: Config, loaders: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ def check_config(cfg: Config, loaders: Sequence[str]) -> None:
     _check_channels(cfg.model)
     check_classes(cfg, loaders)
     # A large annotation file is read by one process of several.
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) != '0':
+    if launched_rank() != 0:
         return
     for name in loaders:
         loader = cfg.get(f'{name}_dataloader')

@@ -75,5 +75,6 @@ def check_keywords(key: str, cfg: Any, function: Callable, *,
     for name in cfg:
         if name not in known:
             fail(f'{key}.{name}', cfg[name],
-                  'no such key; the keys are ' + ', '.join(known))
+                  'no such key; ' + (f'the keys are {", ".join(known)}'
+                                     if known else 'there are no keys'))
     return dict(cfg)

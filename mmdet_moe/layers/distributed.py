@@ -1,6 +1,13 @@
 """The few things that a layer has to agree on with the other ranks."""
+import os
+
 import torch.distributed as dist
 from torch import Tensor
+
+
+def launched_rank() -> int:
+    """The rank that a launcher gave this process, before there is a group."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')))
 
 
 def distributed() -> bool:

@@ -116,11 +116,19 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
         DataError: The file is no grid.
         ConfigError: There is no such axis or value.
     """
-    content = Config.fromfile(grid)
+    content = read_config(grid)
     axes = content.get('axes')
-    if not isinstance(axes, dict) or not axes or 'base' not in content:
-        raise DataError(f"{grid} is no grid; it needs 'base' and 'axes'")
-    for axis in axes:
+    if not isinstance(axes, dict) or not axes or not isinstance(
+            content.get('base'), str):
+        raise DataError(f"{grid} is no grid; it needs 'base', a config, and "
+                        "'axes'")
+    for axis, values in axes.items():
+        if not isinstance(values, dict) or not values or not all(
+                isinstance(options, dict) for options in values.values()):
+            raise DataError(
+                f'{grid}: axes.{axis}={values!r}: allowed is a dict, by the '
+                'name of a value of what it sets, such as '
+                "dict(two={'model.bbox_head.moe.top_k': 2})")
         if axis in COLUMNS:
             raise DataError(f'{grid} has an axis {axis!r}, which is the name '
                             'of a column of the table')

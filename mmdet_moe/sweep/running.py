@@ -1,5 +1,4 @@
 """What carries out the runs of a grid, in processes of their own."""
-import fcntl
 import json
 import signal
 import subprocess
@@ -11,7 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator, Sequence, Set
 
-from mmdet_moe.files import DataError, TrainingError, write_text
+from mmdet_moe.files import (
+    DataError,
+    TrainingError,
+    hold_folder,
+    release_folder,
+    write_text,
+)
 from mmdet_moe.version import __version__
 
 from .grid import SETTINGS, Run
@@ -39,16 +44,14 @@ class Tools:
         after this process was killed.
 
         Raises:
-            TrainingError: Somebody else does; or a tool has failed.
+            DataError: Somebody else does.
+            TrainingError: A tool has failed.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / 'sweep.lock').open('w') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TrainingError(f'another process works in {folder}; wait '
-                                    'for it, or end it') from None
+        lock = hold_folder(folder, 'sweep')
+        try:
             yield partial(self._call, folder=folder, lock=lock.fileno())
+        finally:
+            release_folder(folder, 'sweep')
 
     def _call(self, tool: str, arguments: Sequence[str], *, folder: Path,
               lock: int) -> None:

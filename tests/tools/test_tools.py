@@ -1,4 +1,5 @@
 """Training, testing and upcycling from end to end."""
+import fcntl
 import json
 import shutil
 
@@ -94,6 +95,32 @@ def test_upcycling(shapes, tmp_path):
     for key, value in before['state_dict'].items():
         if key.startswith(('backbone', 'neck')):
             assert torch.equal(value, after['state_dict'][key]), key
+
+
+def test_a_pruned_training_goes_on(trained, shapes, tmp_path):
+    """As docs/guide.md says; --resume alone finds nothing, and says so."""
+    pruned = tmp_path / 'pruned.pth'
+    epochs = on(shapes, 'train_cfg.max_epochs=2', 'val_cfg=None',
+                'val_evaluator=None', 'val_dataloader=None')
+    tool('tools/model_converters/prune_experts.py', MOE,
+         (trained[0] / 'last_checkpoint').read_text(), pruned,
+         '--drop', 'bbox_head.cls_subnet:1')
+    output = tool('tools/train.py', pruned.with_suffix('.py'), '--work-dir',
+                  tmp_path / 'on', '--resume', pruned, *epochs)
+    assert 'Epoch(train) [2]' in output and 'Epoch(train) [1]' not in output
+    output = tool('tools/train.py', pruned.with_suffix('.py'), '--work-dir',
+                  tmp_path / 'anew', '--resume', *epochs,
+                  'train_cfg.max_epochs=1')
+    assert f'there is no checkpoint in {tmp_path / "anew"}' in output
+
+
+def test_a_folder_has_one_training_at_a_time(shapes, tmp_path):
+    with (tmp_path / '.training.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        output = tool('tools/train.py', MOE, '--work-dir', tmp_path,
+                      *on(shapes), ok=False)
+    assert output.splitlines()[-1].startswith(
+        f'error: another process is at the same work (training) in {tmp_path}')
 
 
 def test_painted_pictures(trained, shapes, tmp_path):
