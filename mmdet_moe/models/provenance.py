@@ -180,20 +180,22 @@ class Provenance:
                 self.num_levels < 2 or not layer.startswith(self.heads)
                 or layer.startswith(self.whole)):
             return None
+        pooled = set(sizes) == {(1, 1)}  # as by an attention to a map
         for levels in self._by_number(layer, len(sizes)):
-            if all(tuple(size) == tuple(self.level_sizes[level])
-                   for size, level in zip(sizes, levels)):
+            if pooled or all(
+                    tuple(size) == tuple(self.level_sizes[level])
+                    for size, level in zip(sizes, levels)):
                 return levels
-        free = {i: tuple(size) for i, size in enumerate(self.level_sizes)}
         levels = []
-        for size in sizes:
-            level = next((i for i in free if free[i] == size), None)
-            if level is None:
+        for n, size in enumerate(sizes):
+            alike = [i for i, own in enumerate(self.level_sizes)
+                     if tuple(own) == tuple(size)]
+            if not alike:
                 raise Undecided(f'it sees maps of {sizes[0]} and so on, and '
                                 f'the detections come from {self.num_levels} '
                                 'levels of other sizes')
-            del free[level]
-            levels.append(level)
+            # A map may come more than once, as in a neck that is recursive.
+            levels.append(alike[sizes[:n].count(size) % len(alike)])
         return tuple(levels)
 
     def _by_number(self, layer: str,

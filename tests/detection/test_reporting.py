@@ -117,6 +117,9 @@ def test_modules_of_levels_of_one_size():
         0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
     assert levels('bbox_head.tower', *(8, 4, 2, 1, 1) * 2) == (
         0, 1, 2, 3, 4) * 2
+    # the same maps again, as in DetectoRS; and a pooled map of each level
+    assert levels('neck.convs', 8, 4, 8, 4) == (0, 1, 0, 1)
+    assert levels('neck.convs', 1, 1, 1, 1, 1) == (0, 1, 2, 3, 4)
     with pytest.raises(Undecided):
         levels('bbox_head.tower', 7, 5)
 

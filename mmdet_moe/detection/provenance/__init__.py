@@ -17,6 +17,7 @@ from mmdet_moe.models.provenance import (
     UnknownProvenance,
 )
 
+from .crowd import CrowdProvenance
 from .grids import GridProvenance
 from .levels import LevelProvenance
 from .mask_queries import MaskQueryProvenance
@@ -26,16 +27,16 @@ from .regions import RegionProvenance
 from .sparse import SparseProvenance
 
 __all__ = [
-    'PROVENANCES', 'GridProvenance', 'LevelProvenance', 'MaskQueryProvenance',
-    'Origin', 'Provenance', 'QueryProvenance', 'RegionProvenance',
-    'SparseProvenance', 'Undecided', 'UnknownProvenance',
+    'PROVENANCES', 'CrowdProvenance', 'GridProvenance', 'LevelProvenance',
+    'MaskQueryProvenance', 'Origin', 'Provenance', 'QueryProvenance',
+    'RegionProvenance', 'SparseProvenance', 'Undecided', 'UnknownProvenance',
     'matching_detections', 'predicting_part', 'provenance_of', 'take'
 ]
 
 #: The first one that fits is taken. The last one fits always.
 PROVENANCES = [
-    SparseProvenance, RegionProvenance, QueryProvenance, MaskQueryProvenance,
-    GridProvenance, LevelProvenance, UnknownProvenance
+    SparseProvenance, CrowdProvenance, RegionProvenance, QueryProvenance,
+    MaskQueryProvenance, GridProvenance, LevelProvenance, UnknownProvenance
 ]
 
 

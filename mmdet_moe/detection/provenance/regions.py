@@ -93,12 +93,28 @@ class RegionProvenance(Provenance):
             batch_img_metas=[meta],
             rcnn_test_cfg=None,
             rescale=True)[0].to(found.labels.device)
-        if len(every.bboxes) != len(rois):
-            return unknown  # a head with several boxes of a class per region
-        items = match_regions(found.bboxes, found.labels.long(), every.bboxes,
-                              every.scores)
+        order = found.scores.argsort(descending=True, stable=True)
+        items = torch.empty_like(order)
+        items[order] = self._regions_of(found[order], every, len(rois))
         levels = self._levels(rois).to(items.device)[items]
         return Origin(levels.where(items >= 0, unknown.levels), items)
+
+    def _regions_of(self, found: InstanceData, every: InstanceData,
+                    regions: int) -> Tensor:
+        """Which regions became detections.
+
+        Args:
+            found: n detections, best first.
+            every: Boxes and scores of all regions, for all classes.
+            regions: How many there are.
+
+        Returns:
+            (n,) int64 number of the region, -1 if it is unknown.
+        """
+        if len(every.bboxes) != regions:  # not a box per class and region
+            return torch.full_like(found.labels.long(), -1)
+        return match_regions(found.bboxes, found.labels.long(), every.bboxes,
+                             every.scores)
 
     def _levels(self, rois: Tensor) -> Tensor:
         """The pyramid levels of regions (n, 5), as the extractor has it."""
