@@ -6,6 +6,7 @@ PyTorch 2.6 no name could be added, so there Python's own unpickler reads
 checkpoints, restricted to the same names.
 """
 import _compat_pickle
+import io
 import os
 import pickle
 import re
@@ -13,7 +14,7 @@ import zipfile
 from functools import cache, wraps
 from pickle import UnpicklingError
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Set, Tuple, Union
 
 import numpy as np
 import torch
@@ -42,13 +43,17 @@ def _method_of_history(owner: Any, name: str) -> Callable:
 
 @cache
 def _allowed() -> Dict[str, Any]:
-    """What a checkpoint may name, beside what torch allows: arrays and numbers
-    of NumPy, as version 1 and version 2 call them, and MMEngine's log."""
+    """What a checkpoint may name, beside what torch allows: plain values that
+    its older versions do not know, arrays, numbers and texts of NumPy, as
+    version 1 and version 2 call them, and MMEngine's log."""
     multiarray = np.core.multiarray if np.__version__ < '2' else (
         np._core.multiarray)
     return {
         'builtins.getattr': _method_of_history,
-        'builtins.slice': slice,
+        **{
+            f'builtins.{kind.__name__}': kind
+            for kind in (bytearray, complex, frozenset, set, slice)
+        },
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'numpy.ndarray': np.ndarray,
         'numpy.dtype': np.dtype,
@@ -60,7 +65,7 @@ def _allowed() -> Dict[str, Any]:
         **{
             f'{type(np.dtype(kind)).__module__}.{type(np.dtype(kind)).__name__}':
             type(np.dtype(kind))
-            for kind in '?bBhHiIlLqQefd'
+            for kind in '?bBhHiIlLqQefdFDSU'
         }
     }
 
@@ -124,11 +129,23 @@ def load_weights_only() -> None:
         torch.load = _restricted_load
 
 
-def _load_safely(path: str, **kwargs) -> Any:
+def _load_safely(path: Union[str, IO[bytes]], **kwargs) -> Any:
     if not _EXTENSIBLE:
         return _restricted_load(path, **kwargs)
     with torch.serialization.safe_globals(safe_globals()):
         return _torch_load(path, weights_only=True, **kwargs)
+
+
+def readable(value: Any) -> bool:
+    """Whether a value can be written, and read again without running code."""
+    file = io.BytesIO()
+    try:
+        torch.save(value, file)
+        file.seek(0)
+        _load_safely(file, map_location='cpu')
+    except Exception:  # of whatever the value's class does
+        return False
+    return True
 
 
 def check_checkpoint(path: str) -> None:
@@ -161,9 +178,9 @@ def check_checkpoint(path: str) -> None:
 #: How torch, or the unpickler here, begins to say what would run code; what
 #: follows is a name.
 _CODE = re.compile(
-    r"(?:unsupported (?:global|class):? |instantiate unsupported class |"
-    r"unrecognized function |may not have )(?:GLOBAL |<class ')*([\w.]+)",
-    re.IGNORECASE)
+    r'(?:unsupported (?:global|class):? |unrecognized function |may not have |'
+    r"Can only .*? but got )(?:GLOBAL )?(?:<\w+ '?)?([\w.]+)",
+    re.IGNORECASE | re.DOTALL)
 
 
 def _refusal(path: str, reason: str) -> str:
@@ -186,6 +203,10 @@ def _check_sums(path: str, content: Any) -> None:
     """Compare the checksums of a file with what is in it, which torch does
     not.
 
+    Args:
+        path: The file.
+        content: What was read from it.
+
     Raises:
         DataError: Something has changed since it was written.
     """
@@ -194,25 +215,23 @@ def _check_sums(path: str, content: Any) -> None:
             damaged = archive.testzip()
         except Exception as error:
             damaged = str(error)
-    if damaged is not None:
-        # Storages are numbered in the order in which they come.
-        number = re.search(r'/data/(\d+)$', damaged)
-        names = list(dict.fromkeys(
-            name for name, _ in _storages('', content, {})))
-        what = (names[int(number[1])] if number and int(number[1]) < len(names)
-                else damaged)
-        raise DataError(f'the checkpoint {path} is damaged: {what} is not what '
-                        'was written. Copy it again, or take another one')
+    if damaged is None:
+        return
+    # Storages are numbered in the order in which they come.
+    number = re.search(r'/data/(\d+)$', damaged)
+    names = dict(enumerate(_storages('', content, set())))
+    what = names.get(int(number[1]), damaged) if number else damaged
+    raise DataError(f'the checkpoint {path} is damaged: {what} is not what was '
+                    'written. Copy it again, or take another one')
 
 
-def _storages(name: str, content: Any,
-              seen: Dict[int, str]) -> Iterator[Tuple[str, int]]:
-    """Each storage once, with the name of the first tensor that is in it."""
+def _storages(name: str, content: Any, seen: Set[int]) -> Iterator[str]:
+    """For each storage the name of the first tensor that is in it."""
     if isinstance(content, torch.Tensor):
-        place = content.untyped_storage().data_ptr()
-        if place not in seen:
-            seen[place] = name
-            yield name, place
+        storage = content.untyped_storage()._cdata
+        if storage not in seen:
+            seen.add(storage)
+            yield name
     elif isinstance(content, dict):
         for key, value in content.items():
             yield from _storages(f'{name}.{key}'.lstrip('.'), value, seen)

@@ -72,11 +72,14 @@ class CheckpointFitHook(Hook):
 
 
 def _check_finite(model: nn.Module) -> None:
-    """Refuse weights, or running statistics, that are NaN or Inf."""
-    state = {name: x for name, x in model.named_buffers()
-             if name.endswith(('running_mean', 'running_var'))}
-    lost = [name for name, x in {**state, **dict(
-        model.named_parameters())}.items() if not all_finite(x)]
+    """Refuse weights, running statistics, or state of a MoE layer, that are
+    NaN or Inf. Other buffers, such as masks, may hold what they like."""
+    state = dict(model.named_parameters())
+    of_layers = tuple(f'{name}.' for name in moe_layers(model))
+    state.update((name, x) for name, x in model.named_buffers()
+                 if name.endswith(('running_mean', 'running_var'))
+                 or name.startswith(of_layers))
+    lost = [name for name, x in state.items() if not all_finite(x)]
     if lost:
         raise DataError(
             f'the checkpoint has NaN or Inf in {lost[0]}' + (

@@ -48,10 +48,12 @@ def test_another_head():
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_weights_that_are_not_finite(value):
+@pytest.mark.parametrize('name', [
+    'moe.experts.2.weight', 'moe.hard_constraint.selection_bias'])
+def test_weights_that_are_not_finite(name, value):
     state = Model().state_dict()
-    state['moe.experts.2.weight'].view(-1)[1] = value
-    with pytest.raises(DataError, match='NaN or Inf in moe.experts.2.weight'):
+    state[name].view(-1)[1] = value
+    with pytest.raises(DataError, match=f'NaN or Inf in {name}'):
         load(dict(state_dict=state))
 
 

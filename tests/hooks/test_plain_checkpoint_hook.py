@@ -1,5 +1,7 @@
 """Checkpoints of schedulers that hold one of their methods."""
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque, namedtuple
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -54,5 +56,27 @@ def test_what_is_written_can_be_read(tmp_path):
         float, bool, str]
     assert checkpoint['param_schedulers'] == [dict(last=dict(a=(1, None)))]
     assert checkpoint['odd'] == [2]
+    torch.save(checkpoint, tmp_path / 'plain.pth')
+    check_checkpoint(str(tmp_path / 'plain.pth'))
+
+
+Pair = namedtuple('Pair', 'a b')
+
+
+@pytest.mark.parametrize('value, plain', [
+    (np.longdouble(2), 2.0), (np.complex64(1j), 1j), (1j, 1j),
+    (np.ones(2, np.longdouble), [1, 1]), (np.array(['a', 'b']), ['a', 'b']),
+    (np.array([1, None]), [1, None]), (np.ma.array([1, 2]), [1, 2]),
+    ({np.int64(3): 1, (1, np.float32(2)): 3}, {3: 1, (1, 2.0): 3}),
+    ({np.int64(1)}, {1}), (frozenset({1}), frozenset({1})),
+    (deque([1, np.int8(2)]), [1, 2]), (range(2), [0, 1]), (Pair(1, 2), (1, 2)),
+    (MappingProxyType(dict(a=1)), dict(a=1)), (bytearray(b'x'), b'x'),
+    (torch.float16, torch.float16), (torch.Size([1]), (1, )),
+    ([Path('x'), 2], [2]), (dict(a=print, b=1), dict(b=1)),
+], ids=str)
+def test_every_value_that_is_written_can_be_read(tmp_path, value, plain):
+    checkpoint = dict(state_dict={}, meta=dict(value=value))
+    PlainCheckpointHook().before_save_checkpoint(None, checkpoint)
+    assert checkpoint['meta']['value'] == plain
     torch.save(checkpoint, tmp_path / 'plain.pth')
     check_checkpoint(str(tmp_path / 'plain.pth'))

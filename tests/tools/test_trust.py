@@ -10,7 +10,7 @@ from command import MOE, on, tool
 from mmengine.logging import HistoryBuffer
 
 from mmdet_moe.files import DataError
-from mmdet_moe.trust import check_checkpoint
+from mmdet_moe.trust import _refusal, check_checkpoint
 
 
 class Code:
@@ -127,9 +127,22 @@ def test_the_reason_is_given(tmp_path):
     assert '--run-code' not in str(error.value)
 
 
+@pytest.mark.parametrize('reason, name', [
+    ("Can only build Tensor, Parameter, OrderedDict or types allowlisted via "
+     "`add_safe_globals`, but got <class 'numpy.dtypes.StrDType'>",
+     'numpy.dtypes.StrDType'),
+    ('Trying to load unsupported GLOBAL os.system whose module os is blocked.',
+     'os.system'),
+    ('Unsupported global: GLOBAL a.b was not an allowed global', 'a.b'),
+    ('Unsupported class a.b', 'a.b')])
+def test_what_would_run_code_is_named(reason, name):
+    assert f'({name}): to read that' in _refusal('x.pth', reason)
+
+
 def test_a_flipped_bit_is_named(tmp_path):
     path = tmp_path / 'weights.pth'
-    weights = dict(first=torch.zeros(99), second=torch.full((99, ), 7.0),
+    weights = dict(empty=torch.zeros(0), first=torch.zeros(99),
+                   nothing=torch.zeros(0), second=torch.full((99, ), 7.0),
                    view=torch.zeros(3))
     weights['again'] = weights['second'][1:]
     torch.save(dict(state_dict=weights), path)
