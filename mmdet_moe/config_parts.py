@@ -10,6 +10,14 @@ def type_name(cfg: dict) -> str:
         str(kind).rsplit('.', 1)[-1])
 
 
+def in_scope(name: str, cfg: dict) -> str:
+    """How a config names a type that is registered in MMDetection's scope:
+    with ``mmdet.`` before it where the config is of another library."""
+    home = 'mmdet'
+    return name if cfg.get('default_scope') in (None, home) else (
+        f'{home}.{name}')
+
+
 def inner_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
     """The configs of the data sets inside of wrappers, which are joined if
     there are several, each with its key."""

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import is_installed
 from torch import nn
@@ -35,7 +35,10 @@ from .resuming import choose_checkpoint, keep_safe
 from .trust import RUN_CODE, check_checkpoint, load_weights_only
 
 #: By the scope of a config the module that knows what can be wrong with it.
+#: Those of MMRotate and MMYOLO hold detectors of MMDetection's interface.
 CHECKS = dict(mmdet='mmdet_moe.detection.checks',
+              mmrotate='mmdet_moe.detection.checks',
+              mmyolo='mmdet_moe.detection.checks',
               mmpretrain='mmdet_moe.classification.checks')
 
 
@@ -226,8 +229,10 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
             in their arguments.
     """
     _start_processes(cfg)
-    checks = CHECKS.get(cfg.get('default_scope', 'mmdet'))
+    scope = cfg.get('default_scope', 'mmdet')
+    checks = CHECKS.get(scope)
     if checks is not None:
+        init_default_scope(scope)
         import_module(checks).check_config(cfg, loaders)
     if 'train' in loaders:
         if cfg.get('work_dir') and launched_rank() == 0:

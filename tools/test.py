@@ -5,6 +5,7 @@ from mmengine.registry import METRICS
 
 from mmdet_moe.files import check_writable
 from mmdet_moe.launch import (
+    CHECKS,
     add_arguments,
     build_runner,
     clear_errors,
@@ -43,14 +44,15 @@ def main():
         scope = cfg.get('default_scope', 'mmdet')
         if args.show or args.show_dir:
             check_choice('--show and --show-dir: default_scope', scope,
-                         ('mmdet', ))
+                         [s for s in CHECKS if s != 'mmpretrain'])
             from mmdet.engine.hooks.utils import trigger_visualization_hook
             cfg = trigger_visualization_hook(cfg, args)
         if args.out is not None:
             check_writable(args.out)
         runner = build_runner(cfg, ('test', ))
         if args.out is not None:
-            kind = 'DumpDetResults' if scope == 'mmdet' else 'DumpResults'
+            kind = ('DumpResults' if scope == 'mmpretrain' else
+                    'mmdet.DumpDetResults')
             runner.test_evaluator.metrics.append(
                 METRICS.build(dict(type=kind, out_file_path=args.out)))
         runner.test()

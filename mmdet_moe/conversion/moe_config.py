@@ -5,7 +5,7 @@ from typing import Any, List, Optional, Sequence
 
 from mmengine.config import Config
 
-from mmdet_moe.config_parts import type_name
+from mmdet_moe.config_parts import in_scope, type_name
 
 
 def experts_of(at: Sequence[str], num_experts: int, top_k: int,
@@ -49,7 +49,7 @@ def moe_config(cfg: Config,
             f'_base_ = {base!r}',
             _imports(cfg)
         ],
-        [_model(cfg.model.type, experts),
+        [_model(cfg, experts),
          _hooks(cfg, freeze)],
         _evaluators(cfg),
         [] if load_from is None else [f'load_from = {load_from!r}'],
@@ -93,10 +93,10 @@ def _imports(cfg: Config) -> str:
     return 'custom_imports = dict(' + ('\n    ' if base else '') + line
 
 
-def _model(detector: str, experts: dict) -> str:
+def _model(cfg: Config, experts: dict) -> str:
     return '\n'.join([
-        'model = dict(', "    type='MoEDetector',",
-        f'    detector={detector!r},', '    experts=[', '        dict(',
+        'model = dict(', f'    type={in_scope("MoEDetector", cfg)!r},',
+        f'    detector={cfg.model.type!r},', '    experts=[', '        dict(',
         ',\n'.join(f'            {key}={_value(value)}'
                    for key, value in experts.items()) + ')', '    ])'
     ])
@@ -133,9 +133,9 @@ def _evaluators(cfg: Config) -> List[str]:
         if coco is not None:
             own = f'*_base_.{key}' if isinstance(cfg[key], list) else (
                 f'_base_.{key}')
-            found[key] = (f'[\n    {own},\n    dict(\n        type='
-                          "'ExpertAssignmentMetric',\n        "
-                          f'ann_file={coco}.ann_file)\n]')
+            kind = in_scope('ExpertAssignmentMetric', cfg)
+            found[key] = (f'[\n    {own},\n    dict(\n        type={kind!r},'
+                          f'\n        ann_file={coco}.ann_file)\n]')
     if len(found) == 2 and cfg['test_evaluator'] == cfg['val_evaluator']:
         found['test_evaluator'] = 'val_evaluator'
     return [f'{key} = {value}' for key, value in found.items()]

@@ -9,7 +9,9 @@ from typing import Dict, List, Mapping, Optional, Sequence
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
+from mmdet_moe.config_parts import in_scope, type_name
 from mmdet_moe.files import DataError, write_text
 from mmdet_moe.layers import forced, moe_layers, prune_state
 from mmdet_moe.layers.checks import ConfigError, check_number, fail
@@ -55,6 +57,7 @@ def prune_detector(cfg: Config,
     config_out = str(Path(out).with_suffix('.py'))
     for path in (out, config_out):
         check_absent(path)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(copy.deepcopy(cfg.model))
     content = read_checkpoint(checkpoint)
     _load(model, content['state_dict'], checkpoint)
@@ -182,8 +185,8 @@ def _pruned_model(cfg: Config, kept: Experts) -> dict:
         name: [earlier[name][e] for e in keep] if name in earlier else keep
         for name, keep in kept.items()
     }}
-    if model['type'] != 'MoEDetector':
-        model.update(type='MoEDetector', detector=model['type'])
+    if type_name(model) != 'MoEDetector':
+        model.update(type=in_scope('MoEDetector', cfg), detector=model['type'])
     model['pruned'] = now
     return model
 
@@ -193,8 +196,9 @@ def _text(cfg: Config, config: str, out: str, model: dict) -> str:
                            os.path.dirname(os.path.abspath(out)))
     pruned = ',\n'.join(f'        {name!r}: {list(keep)}'
                         for name, keep in model['pruned'].items())
-    own = '' if cfg.model['type'] == 'MoEDetector' else (
-        f"    type='MoEDetector',\n    detector={model['detector']!r},\n")
+    own = '' if type_name(cfg.model) == 'MoEDetector' else (
+        f"    type={model['type']!r},\n"
+        f"    detector={model['detector']!r},\n")
     return (
         f'"""The detector of {Path(config).name} without experts that were '
         'pruned.\n\nThe experts of each layer that stay, as numbered before.\n'

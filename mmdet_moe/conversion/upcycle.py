@@ -4,6 +4,7 @@ from typing import Optional
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdet_moe.layers import add_noise
@@ -32,6 +33,7 @@ def upcycle_detector(cfg: Config,
         UpcyclingError: As :func:`write_upcycled` does.
     """
     check_absent(out)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     twin = dense_twin(cfg.model)  # before building: that may change a config
     return write_upcycled(
         MODELS.build(cfg.model),

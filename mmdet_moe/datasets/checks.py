@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
-from mmdet_moe.config_parts import apart, inner_datasets, type_name
+from mmdet_moe.config_parts import apart, inner_datasets
 from mmdet_moe.files import DataError
 
 from .images import check_boxes, check_sizes
@@ -21,7 +21,11 @@ from .objects import describe_left_out, is_object
 def dataset_class(cfg: dict) -> Optional[type]:
     """The class of the config of a dataset; None if it is not known."""
     kind = cfg.get('type')
-    return kind if isinstance(kind, type) else DATASETS.get(type_name(cfg))
+    if not isinstance(kind, str):
+        return kind
+    # Of the scope that the config is built in, which may be another library's.
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind) or DATASETS.get(kind)
 
 
 def check_coco_dataset(key: str, dataset: dict) -> None:

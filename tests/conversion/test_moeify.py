@@ -2,13 +2,16 @@
 import ast
 import os
 
+import other_library
 import pytest
 import torch
 from mmengine.config import Config
 
 from mmdet_moe.conversion.checkpoints import UpcyclingError
 from mmdet_moe.conversion.moeify import moeify
+from mmdet_moe.conversion.prune import prune_detector
 from mmdet_moe.launch import read_config
+from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError
 
 YOLOX = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
@@ -124,6 +127,39 @@ def test_with_a_checkpoint(base, tmp_path):
     with pytest.raises(UpcyclingError, match='not of the same detector'):
         make(base, out=str(tmp_path / 'y.py'), checkpoint=dense)
     assert not (tmp_path / 'y.py').exists()
+
+
+def test_config_of_another_library(tmp_path):
+    """Its scope finds MMDetection's types, and ours, with their prefix."""
+    from mmengine.registry import METRICS, MODELS, init_default_scope
+    init_default_scope('mmdet')  # what another tool of the process left
+    path = tmp_path / 'base.py'
+    path.write_text(other_library.CONFIG)
+    dense = _saved(other_library.SCOPE, path, tmp_path / 'dense.pth')
+    make(path, out=str(tmp_path / 'moe.py'), checkpoint=dense)
+    init_default_scope('mmdet')
+    prune_detector(Config.fromfile(tmp_path / 'moe.py'),
+                   str(tmp_path / 'moe.py'), str(tmp_path / 'moe.pth'),
+                   str(tmp_path / 'pruned.pth'), {f'{CONVS[:-1]}0': [3]})
+    cfg = Config.fromfile(tmp_path / 'pruned.py')
+    assert cfg.model.type == 'mmdet.MoEDetector'
+    init_default_scope(other_library.SCOPE)
+    pruned = MODELS.build(cfg.model)
+    assert type(pruned.bbox_head) is other_library.OtherHead
+    assert [len(layer.experts) for layer in moe_layers(pruned).values()] == [3]
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert evaluator[1].ann_file == 'val.json'
+        assert METRICS.get(evaluator[1].type) is not None
+        assert evaluator[1].type == 'mmdet.ExpertAssignmentMetric'
+
+
+def _saved(scope, config, path):
+    """A checkpoint of the detector of a config."""
+    from mmengine.registry import MODELS, init_default_scope
+    init_default_scope(scope)
+    detector = MODELS.build(read_config(str(config)).model)
+    torch.save(dict(state_dict=detector.state_dict(), meta={}), path)
+    return str(path)
 
 
 @pytest.mark.parametrize('change, options, message', [
