@@ -1,4 +1,5 @@
 """Where the detections of a second stage come from: its regions."""
+import inspect
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
@@ -25,8 +26,9 @@ class RegionProvenance(Provenance):
     keep their numbers from stage to stage, and levels are those of the
     regions as the last stage gets them.
 
-    A detection whose box is not among those that the last box head predicts,
-    because something after the head changed it, has no known region (-1).
+    Boxes may be changed after the last box head has selected detections, as
+    Grid R-CNN does. If other detections are selected after it, those whose box
+    the head has not predicted have no known region (-1).
     """
     heads = ('rpn_head.', )
     item_modules = ('roi_head.bbox_head.', 'roi_head.shared_head.')
@@ -43,6 +45,8 @@ class RegionProvenance(Provenance):
         # What the head was called with, for each picture.
         self._regions: List[Optional[Tuple[Tensor, Any, Any]]] = []
         self._dtype = torch.float32  # of the feature maps
+        self._selected: List[InstanceData] = []
+        self._rescaled = False
 
     @classmethod
     def fits(cls, detector: nn.Module) -> bool:
@@ -60,7 +64,7 @@ class RegionProvenance(Provenance):
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        self._regions = []
+        self._regions, self._selected = [], []
         with observed(self.detector, 'extract_feat', self._see_maps,
                       self.failed), \
                 observed(self._head, 'predict_by_feat', self._see_regions,
@@ -79,6 +83,15 @@ class RegionProvenance(Provenance):
                      rois: Sequence[Tensor], cls_scores: Sequence,
                      bbox_preds: Sequence, *args, **kwargs) -> None:
         self._regions = list(zip(rois, cls_scores, bbox_preds))
+        call = inspect.signature(predict).bind(
+            rois, cls_scores, bbox_preds, *args, **kwargs)
+        self._rescaled = call.arguments.get('rescale', False)
+        # What comes after the head may change its boxes in place.
+        self._selected = [
+            InstanceData(bboxes=get_box_tensor(x.bboxes).clone(),
+                         labels=x.labels, scores=x.scores.clone())
+            for x in found if 'labels' in x
+        ]
 
     @torch.no_grad()
     def detections(self, picture: int, found: InstanceData,
@@ -87,17 +100,31 @@ class RegionProvenance(Provenance):
         if self._regions[picture] is None or not len(found.labels):
             return unknown
         rois, cls_score, bbox_pred = self._regions[picture]
+        selected = self._as_selected(picture, found)
         # Without a test_cfg the head returns everything, before its NMS.
         every = self._head.predict_by_feat(
             (rois, ), (cls_score, ), (bbox_pred, ),
             batch_img_metas=[meta],
             rcnn_test_cfg=None,
-            rescale=True)[0].to(found.labels.device)
-        order = found.scores.argsort(descending=True, stable=True)
+            rescale=selected is None or self._rescaled)[0].to(
+                found.labels.device)
+        selected = found if selected is None else selected
+        order = selected.scores.argsort(descending=True, stable=True)
         items = torch.empty_like(order)
-        items[order] = self._regions_of(found[order], every, len(rois))
+        items[order] = self._regions_of(selected[order], every, len(rois))
         levels = self._levels(rois).to(items.device)[items]
         return Origin(levels.where(items >= 0, unknown.levels), items)
+
+    def _as_selected(self, picture: int,
+                     found: InstanceData) -> Optional[InstanceData]:
+        """The detections as the box head has selected them, with its boxes;
+        None if others have been selected since."""
+        if picture >= len(self._selected):
+            return None
+        selected = self._selected[picture].to(found.labels.device)
+        same = (torch.equal(selected.labels, found.labels)
+                and torch.equal(selected.scores, found.scores))
+        return selected if same else None
 
     def _regions_of(self, found: InstanceData, every: InstanceData,
                     regions: int) -> Tensor:

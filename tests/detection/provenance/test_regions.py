@@ -207,3 +207,18 @@ def test_other_detectors_are_not_meant():
     assert RegionProvenance.fits(build(stock('cascade_mask')))
     assert not RegionProvenance.fits(build(stock('detr')))
     assert not RegionProvenance.fits(nn.Module())
+
+
+@pytest.mark.parametrize('scores', [False, True])
+def test_boxes_that_are_changed_afterwards(scores):
+    """As by Grid R-CNN. If the scores are changed, too, it is unknown."""
+    detector = detector_of('faster_rcnn')
+    inputs, samples = pictures()
+    provenance, found = watched(detector, inputs, samples)
+    origin = provenance.detections(0, found[0], samples[0].metainfo)
+    found[0].bboxes += 7
+    found[0].scores *= 0.5 if scores else 1
+    again = provenance.detections(0, found[0], samples[0].metainfo)
+    assert (origin.items >= 0).all()
+    assert torch.equal(again.items, torch.full_like(again.items, -1)
+                       if scores else origin.items)
