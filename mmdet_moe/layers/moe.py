@@ -260,7 +260,11 @@ class MoELayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name not in ('weight', 'bias'):
+            if name in ('weight', 'bias'):
+                if 'missed' in self.__dict__:  # while they are initialised
+                    self.missed.append(name)
+            elif not any(hasattr(expert, name) for expert in list(
+                    self._modules.get('experts') or ())[:1]):
                 raise
         # hasattr() is false: initialisers of single layers pass over it.
         raise AttributeError(

@@ -1,14 +1,18 @@
 """Experts after a module: residual mixtures that a detector did not have."""
 import inspect
-from typing import List, Mapping, Sequence
+import re
+from typing import List, Mapping, Optional, Sequence
 
 from torch import Tensor, nn
 
 from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.checks import ConfigError, fail
 
+from .callers import uses_of
 from .residual import ResidualMixture
+from .trial import example_inputs, trial_outputs
 
+_WHOLE_PART = re.compile(r'(^|\.)(backbone|neck)(\.\d+)?$')
 #: Options of a block that an entry of ``experts`` may have, beside those of a
 #: MoE layer.
 BLOCK_KEYS = tuple(
@@ -39,12 +43,8 @@ def insert_after(model: nn.Module, names: Sequence[str],
             channels the module returns.
     """
     module = model.get_submodule(names[0])
-    block = {k: v for k, v in options.items() if k in BLOCK_KEYS}
-    moe = {k: v for k, v in options.items() if k not in BLOCK_KEYS}
     try:
-        added = ResidualMixture(
-            _channels(module), moe, whole_pyramid=False, targets=targets,
-            **block)
+        added = make_block(module, options, targets=targets)
     except ConfigError as error:
         raise ConfigError(f'experts, after={names[0]!r}: {error}') from None
     added.train(module.training)
@@ -56,13 +56,36 @@ def insert_after(model: nn.Module, names: Sequence[str],
     return added.mixture
 
 
+def make_block(module: nn.Module, options: Mapping, *,
+               targets: bool = False) -> ResidualMixture:
+    """A residual mixture for what a module returns.
+
+    Args:
+        module: Of a detector; it is not changed.
+        options: Of :class:`.ResidualMixture` and of a MoE layer.
+        targets: Whether the model tells the layer what is foreground.
+
+    Raises:
+        ValueError: An option is not allowed, or it is not known how many
+            channels the module returns.
+    """
+    block = {k: v for k, v in options.items() if k in BLOCK_KEYS}
+    moe = {k: v for k, v in options.items() if k not in BLOCK_KEYS}
+    return ResidualMixture(
+        _channels(module), moe, whole_pyramid=False, targets=targets, **block)
+
+
 def _refine(module: nn.Module, inputs: tuple, output):
     refined = module.refined_by(output)
     return refined if isinstance(output, Tensor) else type(output)(refined)
 
 
 def _channels(module: nn.Module) -> int:
-    """Channels of what a module returns: those of its last layer."""
+    """Channels of what a module returns: as a trial run shows, or those of its
+    last layer."""
+    returned = trial_outputs(module)
+    if returned is not None:
+        return returned[0].shape[1]
     layers: List[nn.Module] = [
         m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))
     ]
@@ -72,19 +95,38 @@ def _channels(module: nn.Module) -> int:
     return getattr(layers[-1], 'out_channels', None) or layers[-1].out_features
 
 
-def check_insertable(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Refuse a module that returns no maps.
+def uninsertable(model: nn.Module, name: str,
+                 module: nn.Module) -> Optional[str]:
+    """Why there can be no residual mixture after a module; None if there can.
 
-    Raises:
-        ValueError: It is a list of modules, or a head.
+    Args:
+        model: That has the module.
+        name: The name under which it has it.
+        module: The module.
     """
     if type(module).forward in (nn.Module.forward, nn.ModuleList.forward):
-        fail('experts, after', name,
-             f'a module that is called; {type(module).__name__} is a list')
+        return 'is a list of modules and cannot be called'
     if is_head(module):
-        fail('experts, after', name,
-             f'a module that returns feature maps; {type(module).__name__} is '
-             'a head')
+        return 'is a head'
+    if isinstance(module, nn.Sequential):
+        for use in uses_of(model, name):
+            if use.reads == '[]':
+                return (f'is read by {use.method}, which uses its parts one '
+                        'by one')
+    inputs = example_inputs(module)
+    if inputs and inputs[0] is None and not is_whole_part(name):
+        return inputs[1]
+    returned = trial_outputs(module)
+    if returned is not None and not all(
+            isinstance(y, Tensor) and y.dim() == 4 and
+            y.shape[1] == returned[0].shape[1] for y in returned):
+        return 'returns something else'
+    return None
+
+
+def is_whole_part(name: str) -> bool:
+    """Whether a name is that of a backbone or neck, used as a whole."""
+    return _WHOLE_PART.search(name) is not None
 
 
 def is_head(module: nn.Module) -> bool:

@@ -1,7 +1,8 @@
 """Mixtures of what a dense model has: a layer, a block, a network."""
+import copy
 import inspect
 from functools import partial
-from typing import Optional
+from typing import Any, Dict, Optional
 
 from mmengine.model import kaiming_init
 from mmengine.registry import MODELS
@@ -11,10 +12,18 @@ from mmdet_moe.layers import MoELayer, fresh_copy
 from mmdet_moe.layers.checks import fail
 from mmdet_moe.layers.moe import NOT_IN_CONFIGS, check_moe
 
-#: What a caller may read off the layer that a mixture stands for.
+#: Attributes of a layer that stay with its mixture.
 _SHAPE = ('out_channels', 'kernel_size', 'stride', 'padding', 'dilation',
           'groups', 'transposed', 'output_padding', 'in_features',
           'out_features')
+
+
+def shape_of(module: nn.Module) -> Dict[str, Any]:
+    """What a caller may read off a layer that becomes a mixture."""
+    return {
+        name: getattr(module, name)
+        for name in _SHAPE if hasattr(module, name)
+    }
 
 
 class Mixture(MoELayer):
@@ -55,9 +64,8 @@ class Mixture(MoELayer):
         if rows and not self.scope.sees_rows or not rows and self.scope.rows:
             fail('moe.scope', self.scope,
                  "dict(type='RowScope')" if rows else 'a scope of maps')
-        for name in _SHAPE:
-            if hasattr(module, name):
-                setattr(self, name, getattr(module, name))
+        for name, value in shape_of(module).items():
+            setattr(self, name, value)
         if not self.dense_names:
             self._register_load_state_dict_pre_hook(self._copy_dense)
 
@@ -103,6 +111,59 @@ class ShortcutMixture(Mixture):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + self.projection(x)
+
+
+class IdentityMixture(Mixture):
+    """A mixture of blocks that add an identity to their result.
+
+    MMCV's ``FFN`` adds its input, or what its caller hands over beside it:
+    the features before a norm. The experts add nothing, and the identity is
+    added once to their mixture, whose weights sum to 1.
+
+    Args:
+        module, moe, options: As of :class:`Mixture`; see
+            :func:`adds_identity`.
+    """
+
+    def __init__(self, module: nn.Module, moe: Optional[dict],
+                 **options) -> None:
+        expert = copy.deepcopy(module)
+        expert.add_identity = False
+        super().__init__(expert, moe, **options)
+        self.add_identity = module.add_identity
+
+    def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
+        mixture = super().forward(x)
+        if not self.add_identity:
+            return mixture
+        return (x if identity is None else identity) + mixture
+
+
+def adds_identity(module: nn.Module) -> bool:
+    """Whether a block adds an identity that its caller may hand over, unless
+    its attribute ``add_identity`` is false."""
+    return hasattr(module, 'add_identity') and (
+        'identity' in inspect.signature(module.forward).parameters)
+
+
+def mixture_of(module: nn.Module, moe: dict, *, residual: bool = False,
+               **options) -> Mixture:
+    """The mixture that takes the place of a module.
+
+    Args:
+        module, moe, options: As of :class:`Mixture`.
+        residual: Whether the input is added to the mixture.
+
+    Raises:
+        ValueError: The module has an option for it, or see :class:`Mixture`.
+    """
+    if not adds_identity(module):
+        return (ShortcutMixture if residual else Mixture)(
+            module, moe, **options)
+    if residual:
+        fail('residual', True, f'False for a {type(module).__name__}, which '
+             'has an option add_identity of its own')
+    return IdentityMixture(module, moe, **options)
 
 
 def _projection(module: nn.Module) -> nn.Module:

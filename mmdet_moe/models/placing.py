@@ -1,16 +1,26 @@
 """Where experts go: the modules of a detector that a config names."""
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
+from functools import partial
+from typing import (
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from terminaltables import AsciiTable
 from torch import nn
 
 from mmdet_moe.layers import MoELayer
-from mmdet_moe.layers.checks import fail
+from mmdet_moe.layers.checks import ConfigError, fail
 
-from .insertion import check_insertable, insert_after
-from .replacement import check_replaceable, replace
+from .hints import instead, matching, near
+from .insertion import insert_after, make_block, uninsertable
+from .replacement import irreplaceable, make_mixture, replace
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,32 @@ class _Choice(NamedTuple):
     names: List[str]
     place: str
     options: dict
+    entry: int
 
 
-#: By key of an entry of ``experts``: what refuses a module, and what puts
-#: experts there.
+class _Place(NamedTuple):
+    """What can be done at a place of a model.
+
+    Attributes:
+        wanted: The modules that it can be done with, in words.
+        refusal: (model, name, module) -> why not with this one, or None.
+        make: (module, options, targets=...) -> what would be there.
+        put: (model, names, options, targets=...) -> the mixture that is.
+    """
+    wanted: str
+    refusal: Callable[[nn.Module, str, nn.Module], Optional[str]]
+    make: Callable[..., nn.Module]
+    put: Callable[..., MoELayer]
+
+
+#: By key of an entry of ``experts``.
 PLACES = dict(
-    at=(check_replaceable, replace), after=(check_insertable, insert_after))
+    at=_Place('a module that maps one tensor to one', irreplaceable,
+              make_mixture, replace),
+    after=_Place('a module that returns feature maps', uninsertable,
+                 make_block, insert_after))
+
+Targets = Callable[[nn.Module, Sequence[str]], bool]
 
 
 def _never(model: nn.Module, names: Sequence[str]) -> bool:
@@ -48,8 +78,7 @@ def _never(model: nn.Module, names: Sequence[str]) -> bool:
 
 
 def add_experts(model: nn.Module, experts: Sequence[Mapping],
-                targets: Callable[[nn.Module, Sequence[str]], bool] = _never
-                ) -> List[Placed]:
+                targets: Targets = _never) -> List[Placed]:
     """Replace modules by mixtures of experts, or add mixtures after them.
 
     Args:
@@ -72,10 +101,10 @@ def add_experts(model: nn.Module, experts: Sequence[Mapping],
             would work.
     """
     placed = []
-    for names, place, options in _choose(model, experts):
+    for names, place, options, _ in _choose(model, experts, targets):
         module = model.get_submodule(names[0])
         was, before = type(module).__name__, _count(module)
-        now = PLACES[place][1](
+        now = PLACES[place].put(
             model, names, options, targets=targets(model, names))
         placed.append(
             Placed(
@@ -99,44 +128,91 @@ def table_of_experts(placed: Sequence[Placed]) -> str:
     return AsciiTable(rows, 'Experts').table
 
 
-def _choose(model: nn.Module, experts: Sequence[Mapping]) -> List[_Choice]:
+def _choose(model: nn.Module, experts: Sequence[Mapping],
+            targets: Targets) -> List[_Choice]:
     """The modules, with all their names and the options of their mixtures."""
     names = _all_names(model)
-    modules = dict(model.named_modules(remove_duplicate=False))
     chosen: Dict[int, _Choice] = {}
-    origin: Dict[str, str] = {}
     for i, options in enumerate(experts):
-        places = PLACES.keys() & options if isinstance(options, Mapping) else ()
-        if len(places) != 1:
-            fail(f'experts[{i}]', options,
-                 "a dict with 'at' or 'after', and the options of a MoE layer")
-        place, = places
-        moe = {key: value for key, value in options.items() if key != place}
-        patterns = options[place]
-        patterns = (patterns, ) if isinstance(patterns, str) else patterns
+        place, patterns, moe = _entry(i, options)
+        accepts = partial(_accepts, model, place, moe, targets, chosen)
         for pattern in patterns:
-            found = [n for n in modules if n and matches(n, pattern)]
+            found = matching(model, pattern)
             if not found:
                 fail(f'experts[{i}].{place}', pattern,
                      'the name of a module, or a pattern that matches one; '
-                     + _near(pattern, modules))
+                     + near(model, pattern, accepts))
             for name in found:
-                module = modules[name]
-                if id(module) in chosen:
-                    if names[id(module)][0] in origin and origin[
-                            names[id(module)][0]] == (i, pattern):
-                        continue  # one module under two names
+                module = model.get_submodule(name)
+                earlier = chosen.get(id(module))
+                if earlier is None:
+                    _check(model, name, place, accepts)
+                    chosen[id(module)] = _Choice(
+                        names[id(module)], place, moe, i)
+                elif earlier.entry != i:
                     fail(f'experts[{i}].{place}', pattern,
-                         f'a pattern that matches no module twice; {name} is '
-                         'matched by another one already')
-                PLACES[place][0](model, name, module)
-                chosen[id(module)] = _Choice(names[id(module)], place, moe)
-                origin[names[id(module)][0]] = (i, pattern)
+                         _matched_twice(name, earlier))
     _check_apart([
         name for choice in chosen.values() if choice.place == 'at'
         for name in choice.names
     ], [name for choice in chosen.values() for name in choice.names])
     return list(chosen.values())
+
+
+def _entry(i: int, options: Mapping) -> Tuple[str, Sequence[str], dict]:
+    """The place, the patterns and the other options of an entry."""
+    places = PLACES.keys() & options if isinstance(options, Mapping) else ()
+    if len(places) != 1:
+        fail(f'experts[{i}]', options,
+             "a dict with 'at' or 'after', and the options of a MoE layer")
+    place, = places
+    patterns = options[place]
+    return place, (patterns, ) if isinstance(patterns, str) else patterns, {
+        key: value for key, value in options.items() if key != place}
+
+
+def _check(model: nn.Module, name: str, place: str,
+           accepts: Callable[[str], bool]) -> None:
+    module = model.get_submodule(name)
+    why = PLACES[place].refusal(model, name, module)
+    if why is not None:
+        fail(f'experts, {place}', name,
+             f'{PLACES[place].wanted}; {type(module).__name__} {why}; ' +
+             instead(model, name, accepts))
+
+
+def _accepts(model: nn.Module, place: str, options: Mapping,
+             targets: Targets, chosen: Mapping[int, _Choice],
+             pattern: str) -> bool:
+    """Whether experts with these options could be at all that a pattern
+    matches, beside what is chosen already."""
+    taken = [name for choice in chosen.values() for name in choice.names]
+    found = matching(model, pattern)
+    refusal, make = PLACES[place].refusal, PLACES[place].make
+    for name in found:
+        if any(_overlap(name, other) for other in taken) or refusal(
+                model, name, model.get_submodule(name)) is not None:
+            return False
+    for name in {*found[:1], *found[-1:]}:
+        try:
+            make(model.get_submodule(name), options,
+                 targets=targets(model, [name]))
+        except ConfigError:
+            return False
+    return bool(found)
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f'{one}.'.startswith(f'{other}.') or (
+        f'{other}.'.startswith(f'{one}.'))
+
+
+def _matched_twice(name: str, earlier: _Choice) -> str:
+    also = '' if earlier.names[0] == name else (
+        f', where it is called {earlier.names[0]}: both are names of one '
+        'module')
+    return (f'a pattern that matches no module twice; {name} is matched by '
+            f'experts[{earlier.entry}] already{also}. Leave it out here')
 
 
 def _all_names(model: nn.Module) -> Dict[int, List[str]]:
@@ -147,13 +223,6 @@ def _all_names(model: nn.Module) -> Dict[int, List[str]]:
     return names
 
 
-def matches(name: str, pattern: str) -> bool:
-    """Whether a dotted name matches a pattern, part by part."""
-    parts, patterns = name.split('.'), str(pattern).split('.')
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts,
-                                                   patterns))
-
-
 def _check_apart(mixtures: Sequence[str], names: Sequence[str]) -> None:
     """Nothing within what becomes a mixture."""
     for outer in mixtures:
@@ -162,22 +231,6 @@ def _check_apart(mixtures: Sequence[str], names: Sequence[str]) -> None:
                 fail('experts, at', inner,
                      f'a module outside of {outer}, which becomes a mixture '
                      'itself')
-
-
-def _near(pattern: str, modules: Mapping[str, nn.Module]) -> str:
-    """Names that may have been meant: those that begin alike."""
-    parts = str(pattern).split('.')
-    for length in range(len(parts) - 1, -1, -1):
-        start = '.'.join(parts[:length])
-        there = [
-            name for name in modules
-            if name and name.count('.') == length and (
-                not start or matches(name.rpartition('.')[0], start))
-        ]
-        if there:
-            where = f'in {start}' if start else 'in the model'
-            return f'{where} there are ' + ', '.join(there[:20])
-    return 'there are none'
 
 
 def _count(module: nn.Module) -> int:

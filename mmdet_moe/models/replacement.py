@@ -1,18 +1,16 @@
 """Experts in place of a module: a mixture of its like."""
 import inspect
-import re
-from typing import Mapping, Sequence
+from typing import Mapping, Optional, Sequence
 
 from torch import nn
 
 from mmdet_moe.layers import MoELayer
-from mmdet_moe.layers.checks import ConfigError, check_choice, fail
+from mmdet_moe.layers.checks import ConfigError, check_choice
 
-from .insertion import is_head
-from .mixtures import Mixture, ShortcutMixture, first_layer
-
-#: Names of what a detector uses as a whole.
-_WHOLE_PART = re.compile(r'(^|\.)(backbone|neck)(\.\d+)?$')
+from .callers import uses_of
+from .insertion import is_head, is_whole_part
+from .mixtures import Mixture, adds_identity, first_layer, mixture_of, shape_of
+from .trial import check_mixture, flaw
 
 
 def replace(model: nn.Module, names: Sequence[str],
@@ -22,8 +20,7 @@ def replace(model: nn.Module, names: Sequence[str],
     Args:
         model: That has the module.
         names: All names under which it has it.
-        options: The keyword arguments of :class:`~mmdet_moe.layers.MoELayer`,
-            and ``residual``: whether the input is added to the mixture.
+        options: As of :func:`make_mixture`.
         targets: Whether the model tells the layer what is foreground.
 
     Returns:
@@ -33,12 +30,8 @@ def replace(model: nn.Module, names: Sequence[str],
         ValueError: An option is not allowed.
     """
     module = model.get_submodule(names[0])
-    moe = dict(options)
     try:
-        residual = check_choice(
-            'residual', moe.pop('residual', False), (False, True))
-        mixture = (ShortcutMixture if residual else Mixture)(
-            module, moe, targets=targets)
+        mixture = make_mixture(module, options, targets=targets)
     except ConfigError as error:
         raise ConfigError(f'experts, at={names[0]!r}: {error}') from None
     if not any(p.requires_grad for p in module.parameters()):
@@ -50,67 +43,103 @@ def replace(model: nn.Module, names: Sequence[str],
     return mixture
 
 
-def check_replaceable(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Refuse a module that cannot become a mixture.
+def make_mixture(module: nn.Module, options: Mapping, *,
+                 targets: bool = False) -> Mixture:
+    """A mixture that takes the place of a module, after a trial run.
+
+    Args:
+        module: Of a detector; it is not changed.
+        options: The keyword arguments of :class:`~mmdet_moe.layers.MoELayer`,
+            and ``residual``: whether the input is added to the mixture.
+        targets: Whether the model tells the layer what is foreground.
 
     Raises:
-        ValueError: Says why, and what would work.
+        ValueError: An option is not allowed, or the mixture does not run.
     """
+    moe = dict(options)
+    residual = check_choice(
+        'residual', moe.pop('residual', False), (False, True))
+    mixture = mixture_of(module, moe, residual=residual, targets=targets)
+    check_mixture(module, mixture)
+    return mixture
 
-    def refuse(why: str) -> None:
-        inside = [
-            f'{name}.{child}' for child, part in module.named_modules()
-            if child and isinstance(part, (nn.Conv2d, nn.Linear))
-        ]
-        fail('experts, at', name,
-             f'a module that maps one tensor to one; {type(module).__name__} '
-             + why + (f'. Inside of it there is {inside[0]}' if inside and
-                      not isinstance(module, MoELayer) else ''))
 
+def irreplaceable(model: nn.Module, name: str,
+                  module: nn.Module) -> Optional[str]:
+    """Why a module cannot become a mixture; None if it can.
+
+    Args:
+        model: That has the module.
+        name: The name under which it has it.
+        module: The module.
+    """
     if any(isinstance(part, MoELayer) for part in module.modules()):
-        refuse('has experts already')
-    if first_layer(module) is None:
-        refuse('has no convolution or fully connected layer')
+        return 'has experts already'
     if type(module).forward in (nn.Module.forward, nn.ModuleList.forward):
-        refuse('is a list of modules and cannot be called')
-    if _WHOLE_PART.search(name) or is_head(module):
-        refuse('is a whole part of a detector, with several outputs')
-    needed = [
-        p.name for p in inspect.signature(module.forward).parameters.values()
+        return 'is a list of modules and cannot be called'
+    if is_whole_part(name) or is_head(module):
+        return 'is a whole part of a detector, with several outputs'
+    return (_several_inputs(module) or _no_first_layer(module)
+            or _shared_part(model, module) or _used_otherwise(
+                model, name, module) or flaw(module))
+
+
+def _several_inputs(module: nn.Module) -> Optional[str]:
+    parameters = [
+        p for p in inspect.signature(module.forward).parameters.values()
         if p.kind is not p.VAR_KEYWORD
     ]
     required = [
-        p.name for p in inspect.signature(module.forward).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY,
-                                               p.POSITIONAL_OR_KEYWORD)
+        p for p in parameters if p.default is p.empty and p.kind in (
+            p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
-    if len(required) != 1 or 'key' in needed:
-        refuse('takes several inputs: ' + ', '.join(needed))
-    reader = _reader(model, name)
-    if reader is not None:
-        refuse(f'is read by {reader}, which uses its weights directly and not '
-               'the module')
+    names = [p.name for p in parameters]
+    if len(required) == 1 and 'key' not in names:
+        return None
+    return 'takes several inputs: ' + ', '.join(names)
 
 
-def _reader(model: nn.Module, name: str):
-    """The class that reads the weights of a module beside calling it.
+def _no_first_layer(module: nn.Module) -> Optional[str]:
+    if first_layer(module) is not None:
+        return None
+    # What has weights of its own, such as a Conv1d or a deformable convolution
+    others = sorted({
+        type(part).__name__ for part in module.modules()
+        if getattr(part, 'weight', None) is not None
+    } - {type(module).__name__})
+    return ('has no layer of the kinds that tell its channels, nn.Conv2d and '
+            'nn.Linear' + (f'; it has {", ".join(others)}' if others else ''))
 
-    What is looked for is ``.name.weight`` in the source of the modules that
-    contain it; there is no other way to tell before it fails.
-    """
-    parts = name.split('.')
-    for depth in range(1, min(3, len(parts)) + 1):
-        owner = model.get_submodule('.'.join(parts[:-depth]))
-        wanted = f'self.{".".join(parts[-depth:])}.weight'
-        for cls in type(owner).__mro__:
-            method = vars(cls).get('forward')
-            if cls in (nn.Module, object):
-                break
-            try:
-                source = inspect.getsource(method if cls.__module__.startswith(
-                    'torch.') else cls)
-            except (OSError, TypeError):
-                continue
-            if wanted in source:
-                return cls.__name__
+
+def _shared_part(model: nn.Module, module: nn.Module) -> Optional[str]:
+    """Experts have parts of their own, which nothing outside can share."""
+    inside = {id(part): part for part in module.modules()}
+    del inside[id(module)]
+    ours = {
+        name for name, part in model.named_modules(remove_duplicate=False)
+        if part is module
+    }
+    for name, part in model.named_modules(remove_duplicate=False):
+        if id(part) in inside and any(True for _ in part.parameters()) and (
+                not any(name.startswith(f'{own}.') for own in ours)):
+            return (f'shares a part with others, {name}, which the experts '
+                    'would not')
+    return None
+
+
+def _used_otherwise(model: nn.Module, name: str,
+                    module: nn.Module) -> Optional[str]:
+    """What the classes around it do beside calling it with one tensor."""
+    known = {*dir(MoELayer), *shape_of(module), 'in_channels', 'training'}
+    for use in uses_of(model, name):
+        if use.inputs is not None:
+            several = len(use.inputs) > 1 and not adds_identity(module)
+            if several or '=' in ''.join(use.inputs[:1]):
+                return (f'is called with several inputs by {use.method}: ' +
+                        ', '.join(use.inputs))
+        elif use.reads == '[]' and hasattr(module, '__getitem__'):
+            return f'is read by {use.method}, which uses its parts one by one'
+        elif use.reads not in known and hasattr(module, use.reads):
+            return (f'is read by {use.method}, which uses its .{use.reads} '
+                    'and not the module')
     return None
