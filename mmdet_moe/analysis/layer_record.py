@@ -68,13 +68,15 @@ def observe(
     """
     places = decision.places()
     number = 1 + int(places.max()) if len(places) else 1
-    selected = (decision.weights > 0).double()
+    counted = decision.of_images(decision.weights)
+    selected = (counted > 0).double()
     kept = np.unique(np.concatenate(under))
     kept = kept[kept >= 0]
     rows = torch.from_numpy(kept)
     maps = not decision.scope.rows and decision.about == 'pictures'
     return dict(
-        sums=usage_sums(decision.weights, places, number).float().numpy(),
+        sums=usage_sums(counted, decision.of_images(places),
+                        number).float().numpy(),
         places=np.array([number]),
         together=(selected.T @ selected).numpy()[None],
         weights=weights[rows].numpy().astype(float),

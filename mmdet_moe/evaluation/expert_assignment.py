@@ -86,7 +86,8 @@ class ExpertAssignmentMetric(BaseMetric):
                 dict(
                     img_id=sample['img_id'],
                     usage={
-                        name: usage_sums(decision.weights)[0].numpy()
+                        name: usage_sums(
+                            decision.of_images(decision.weights))[0].numpy()
                         for name, decision in sample['decisions'].items()
                     },
                     objects=_kept(objects, sample['decisions']),

@@ -38,7 +38,7 @@ class CollapseAlarm:
             for decisions in (_field(x, 'decisions', {}) for x in frames):
                 for name, decision in decisions.items():
                     self._sums[name] = self._sums.get(name, 0) + usage_sums(
-                        decision.weights)[0]
+                        decision.of_images(decision.weights))[0]
 
     def result(self) -> Dict[str, Dict[str, float]]:
         """By layer, over all ranks: ``input_dependence``, H(mean w) - mean

@@ -4,13 +4,14 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .padding import real_tokens
+from .padding import Images, real_positions, real_tokens
 from .scopes import Levels, Scope, Shape
 from .soft_constraints import SoftConstraint
 
 
 def count_samples(scope: Scope, shapes: Sequence[Shape], weight: str,
-                  device: torch.device) -> Tuple[Optional[Tensor], Tensor]:
+                  device: torch.device, images: Optional[Images] = None
+                  ) -> Tuple[Optional[Tensor], Tensor]:
     """What the samples count before anything is known about targets.
 
     Args:
@@ -18,22 +19,25 @@ def count_samples(scope: Scope, shapes: Sequence[Shape], weight: str,
         shapes: Of the L inputs.
         weight: ``balance_weight`` of the layer.
         device: Of the results.
+        images: Those of a padded batch.
 
     Returns:
         counts: (N,); None for ``'foreground'``, as :func:`count_positions`
             has to follow.
         real: (N,) 1, or 0 for a sample that is only padding.
     """
-    areas, real = [], []
+    areas = []
     for shape in shapes:
         mask = real_tokens(shape)
-        areas.append(torch.ones(shape, device=device))
-        real.append(areas[-1] if mask is None else areas[-1] * mask)
+        if mask is None:
+            mask = real_positions(images, shape)
+        areas.append(torch.ones(shape, device=device) if mask is None else
+                     mask.to(device, torch.float32))
     area = scope.total(areas)
-    real = (scope.total(real) > 0).to(area)
+    real = (area > 0).to(area)
     if weight == 'foreground':
         return None, real
-    return (area * real if weight == 'area' else real), real
+    return (area if weight == 'area' else real), real
 
 
 def count_positions(scope: Scope, shapes: Sequence[Shape],

@@ -29,6 +29,8 @@ class Decision:
             boxes that will be asked for; None until it is known.
         features: (N, C) the mean features of each sample; None if nobody has
             asked for them.
+        real: (N,) bool, whether a sample is about its image, and not only
+            about the padding of a batch; None if all are.
     """
     routing: Routing
     scope: Scope
@@ -37,11 +39,16 @@ class Decision:
     levels: Optional[Tuple[int, ...]] = None
     extent: Optional[Tuple[float, float]] = None
     features: Optional[Tensor] = None
+    real: Optional[Tensor] = None
 
     @property
     def weights(self) -> Tensor:
         """(N, E) expert weights."""
         return self.routing.weights
+
+    def of_images(self, rows: Tensor) -> Tensor:
+        """Rows (N, ...), without those about padding only."""
+        return rows if self.real is None else rows[self.real]
 
     @property
     def entries(self) -> int:
@@ -57,7 +64,8 @@ class Decision:
         return replace(
             self,
             routing=self.routing.to('cpu'),
-            features=None if self.features is None else self.features.cpu())
+            features=None if self.features is None else self.features.cpu(),
+            real=None if self.real is None else self.real.cpu())
 
     def part(self, start: int, stop: int, **known) -> 'Decision':
         """The decision about the entries from ``start`` to ``stop`` - 1.
@@ -72,6 +80,7 @@ class Decision:
             self,
             routing=self.routing[rows],
             features=None if self.features is None else self.features[rows],
+            real=None if self.real is None else self.real[rows],
             shapes=tuple((stop - start, *s[1:]) for s in self.shapes),
             **known)
 
@@ -229,4 +238,7 @@ def join(decisions: Sequence[Decision]) -> Decision:
         routing=Routing.cat([d.routing for d in decisions]),
         features=None if first.features is None else torch.cat(
             [d.features for d in decisions]),
+        real=None if all(d.real is None for d in decisions) else torch.cat([
+            torch.ones_like(d.weights[:, 0], dtype=torch.bool)
+            if d.real is None else d.real for d in decisions]),
         shapes=tuple(shape for d in decisions for shape in d.shapes))

@@ -13,13 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_int
+from .padding import seen_part, without_padding
 from .registry import Registry
 
 
 def global_average_pool(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> float32 (N, C); rows (N, C) are their own average."""
+    """(N, C, H, W) -> float32 (N, C); rows (N, C) are their own average.
+
+    Of a padded batch the average is over the image's own positions.
+    """
     if x.dim() == 2:
         return x.float()
+    real = seen_part(x)
+    if real is not None:
+        total = without_padding(x).sum(dim=(-2, -1), dtype=torch.float32)
+        return total / real.sum(dim=(-2, -1)).clamp_min(1)
     # Unlike that of a mean, the gradient of a sum is a view, not a new map.
     total = x.sum(dim=(-2, -1), dtype=torch.float32)
     return total / (x.shape[-2] * x.shape[-1])
@@ -130,7 +138,9 @@ class ConvolutionalGate(Gate):
 
     def hidden(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> float32 (N, hidden, H, W)."""
-        return _convolve(x.float(), self.conv_weight, self.conv_bias).relu()
+        return _convolve(
+            without_padding(x.float()), self.conv_weight,
+            self.conv_bias).relu()
 
 
 @GATES.register
@@ -187,7 +197,9 @@ class TwoConvGAPGate(ConvolutionalGate):
 
     def features(self, x: Tensor) -> Tensor:
         return global_average_pool(
-            _convolve(self.hidden(x), self.last_weight, self.last_bias))
+            _convolve(
+                without_padding(self.hidden(x)), self.last_weight,
+                self.last_bias))
 
 
 class GateNoise(nn.Module):

@@ -25,6 +25,7 @@ from .gates import GATES, GateNoise, global_average_pool
 from .graphs import recorded_as_a_graph
 from .grouped import check_grouped, grouped_dispatch
 from .hard_constraints import HARD_CONSTRAINTS
+from .padding import Images, real_positions, with_padding
 from .recorder import Call, Recorder, StepSummary, collect
 from .routing import ROUTING_FUNCTIONS, Forcing, Routing, top_k_routing
 from .scopes import SCOPES, Levels, Scope, Shape
@@ -165,6 +166,8 @@ class MoELayer(nn.Module):
         self.forcing: Optional[Forcing] = None
         #: Whether calls in training are kept for :meth:`collect`.
         self.recording = self.constrained
+        #: The images of a padded batch, if it is known where they are.
+        self.images: Optional[Images] = None
         #: Where a dense model has the parts of an expert; see
         #: :func:`.dense_key`.
         self.dense_names = dense_names
@@ -232,7 +235,7 @@ class MoELayer(nn.Module):
             self.scope.lay_out(levels), self.scope.shapes(levels))
 
     def _decide(self, inputs: Levels, shapes: Sequence[Shape]) -> Decision:
-        draw = self._draw(inputs)
+        draw = self._draw(inputs, shapes)
         if not self.training:
             top_k, masked = self.top_k, None
             if self.forcing is not None:
@@ -241,20 +244,33 @@ class MoELayer(nn.Module):
             routing = self._route(draw, top_k, masked)
             if self.forcing is not None:
                 routing = self.forcing.overruled(routing)
-            return Decision(routing, self.scope, shapes)
+            return self._decision(routing, shapes)
         if not (self.recording and torch.is_grad_enabled()):
-            return Decision(
-                self._constrained_routing(draw), self.scope, shapes)
+            return self._decision(self._constrained_routing(draw), shapes)
         counts, real = count_samples(self.scope, shapes, self.balance_weight,
-                                     draw['logits'].device)
-        decision = Decision(
-            self._constrained_routing(draw), self.scope, shapes)
+                                     draw['logits'].device, self.images)
+        decision = self._decision(self._constrained_routing(draw), shapes)
         self.recorder.add(
             Call(decision, counts, real, domains_of(
                 self.scope, shapes, self.soft_constraints, real)),
             guarded=self.constrained,
             layer=f'MoELayer({self.extra_repr()})')
         return decision
+
+    def _decision(self, routing: Routing,
+                  shapes: Sequence[Shape]) -> Decision:
+        real = self._real_parts(shapes)
+        return Decision(
+            routing, self.scope, shapes,
+            real=self.scope.total(real) > 0 if real else None)
+
+    def _real_parts(self, shapes: Sequence[Shape]) -> List[Tensor]:
+        """What is real of each of the L inputs, (A, H, W); none if that is
+        not known, or all of it."""
+        if self.images is None:
+            return []
+        real = [real_positions(self.images, shape) for shape in shapes]
+        return [] if any(mask is None for mask in real) else real
 
     def __getattr__(self, name: str):
         try:
@@ -325,15 +341,31 @@ class MoELayer(nn.Module):
         if self.hard_constraint is not None:
             self.hard_constraint.step()
 
-    def _draw(self, inputs: Levels) -> Dict[str, Tensor]:
+    def seen(self, look: Callable[[Tensor], Tensor], inputs: Levels,
+             shapes: Sequence[Shape]) -> Tensor:
+        """What a function says of the samples, as :meth:`.Scope.decide`, from
+        the images' own parts of padded maps.
+
+        Args:
+            look: Of pieces; it pools with :func:`.global_average_pool`.
+            inputs: As the scope lays them out.
+            shapes: Of the L inputs.
+        """
+        real = [] if self.scope.sees_rows else self._real_parts(shapes)
+        if real:
+            look, inputs = with_padding(look, real, inputs)
+        return self.scope.decide(look, inputs)
+
+    def _draw(self, inputs: Levels,
+              shapes: Sequence[Shape]) -> Dict[str, Tensor]:
         """Logits of the N samples; in training with noise, if there is any."""
         with torch.autocast(inputs[0].device.type, enabled=False):
-            features = self.scope.decide(self.gate.features, inputs)
+            features = self.seen(self.gate.features, inputs, shapes)
             logits = self.gate(features)
             if self.noise is None or not self.training:
                 return dict(logits=logits)
-            scale = self.noise(features if self.gate.pools else self.scope.
-                               decide(global_average_pool, inputs))
+            scale = self.noise(features if self.gate.pools else self.seen(
+                global_average_pool, inputs, shapes))
         noise = torch.randn_like(scale) * scale
         return dict(logits=logits + noise, noise=noise, noise_scale=scale)
 

@@ -86,4 +86,5 @@ class _Trace:
     def _means(self, inputs: Levels) -> Tensor:
         """(N, C), float32."""
         scope = self._layer.scope
-        return scope.decide(global_average_pool, scope.lay_out(inputs))
+        return self._layer.seen(global_average_pool, scope.lay_out(inputs),
+                                scope.shapes(inputs))

@@ -9,7 +9,64 @@ from typing import Callable, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
+from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import fail
+from mmdet_moe.layers.padding import Images
+
+
+class ImagesInBatch:
+    """Tells the MoE layers of a model where the images of each batch are, so
+    that padding changes no decision.
+
+    Layers in a second stage look at regions, and are told nothing; so are all
+    of them where the model is called without images or their ``img_shape``, or
+    where no image is smaller than the batch. After a training step they keep
+    it for activation checkpointing, until the next call.
+
+    Args:
+        model: A model of MMEngine's interface.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        model.register_forward_pre_hook(self._tell, with_kwargs=True)
+        model.register_forward_hook(self._end, always_call=True)
+
+    def _tell(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        inputs = kwargs.get('inputs', args[0] if args else None)
+        samples = kwargs.get('data_samples', args[1] if args[1:] else None)
+        images = images_of(inputs, samples)
+        for name, layer in moe_layers(model).items():
+            layer.images = None if 'roi_head.' in name else images
+
+    def _end(self, model: nn.Module, *_) -> None:
+        if not (model.training and torch.is_grad_enabled()):
+            for layer in moe_layers(model).values():
+                layer.images = None
+
+
+def images_of(inputs, samples) -> Optional[Images]:
+    """Where the images of a batch are.
+
+    Args:
+        inputs: (B, C, H, W), or anything else.
+        samples: The B data samples, with ``img_shape``, or anything else.
+
+    Returns:
+        None if that is not known, or if there is no padding.
+    """
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4 or not (
+            isinstance(samples, (list, tuple)) and len(samples) == len(inputs)):
+        return None
+    shapes = [getattr(sample, 'metainfo', {}).get('img_shape')
+              for sample in samples]
+    if None in shapes:
+        return None
+    whole = tuple(inputs.shape[-2:])
+    sizes = [tuple(shape[:2]) for shape in shapes]
+    if all(size == whole for size in sizes):
+        return None
+    return Images(torch.tensor(sizes, dtype=torch.float32,
+                               device=inputs.device), whole)
 
 
 def real_queries(counts: Sequence[int],

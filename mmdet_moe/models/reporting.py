@@ -10,6 +10,7 @@ from torch import nn
 
 from mmdet_moe.layers import Decision, moe_layers, traced
 
+from .padding import ImagesInBatch
 from .provenance import Provenance, Undecided, UnknownProvenance
 
 
@@ -169,8 +170,10 @@ def reporter_of(model: nn.Module) -> DecisionReporter:
 
 
 def report_decisions(model: nn.Module) -> None:
-    """Have a model report who decided, from now on; once is enough."""
+    """Have a model report who decided, from now on, and decide about images
+    without their padding; once is enough."""
     if not hasattr(model, 'decision_reporter'):
+        ImagesInBatch(model)
         model.decision_reporter = reporter_of(model)
 
 
