@@ -6,6 +6,7 @@ PyTorch 2.6 no name could be added, so there Python's own unpickler reads
 checkpoints, restricted to the same names.
 """
 import _compat_pickle
+import collections
 import io
 import os
 import pickle
@@ -54,6 +55,7 @@ def _allowed() -> Dict[str, Any]:
             f'builtins.{kind.__name__}': kind
             for kind in (bytearray, complex, frozenset, set, slice)
         },
+        'collections.Counter': collections.Counter,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'numpy.ndarray': np.ndarray,
         'numpy.dtype': np.dtype,

@@ -9,6 +9,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
@@ -35,7 +36,9 @@ NUM_CLASSES = 5
 WIDTH = 64
 SIZE = 96, 128  # height and width of a batch
 # These compute sine embeddings for 256 channels, whatever the config says.
-WIDE = 'conditional_detr', 'deformable_detr_two_stage'
+WIDE = ['conditional_detr', 'deformable_detr_two_stage']
+if digit_version(mmdet.__version__) < digit_version('3.4'):
+    WIDE.append('dino')
 # Keys that hold a number of channels, in the configs above.
 CHANNELS = ('in_channels', 'out_channels', 'feat_channels', 'embed_dims',
             'conv_out_channels', 'fc_out_channels', 'feedforward_channels')

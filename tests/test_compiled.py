@@ -1,5 +1,6 @@
 """A compiled detector: nothing is compiled anew as the decisions change."""
 import detectors
+import needs
 import stock
 import torch
 from mmdet.registry import MODELS
@@ -41,6 +42,7 @@ def objects(number):
     return torch.cat([corners, corners + 8 + 30 * torch.rand(number, 2)], 1)
 
 
+@needs.compiled_detectors
 def test_no_compilation_after_the_third_step(tmp_path):
     """MMEngine's ``compile``, with as many objects as there happen to be."""
     torch._dynamo.reset()

@@ -25,6 +25,7 @@ from .seed_hook import SeedHook
 from .wrappers import (
     as_in_training,
     has_scaler,
+    hook_steps,
     is_skipped,
     optimizers_of,
     stepped,
@@ -88,8 +89,8 @@ class FiniteLossHook(Hook):
         self._handles = [
             self._model.register_forward_hook(
                 self._see, with_kwargs=True, always_call=True),
-            *(optimizer.register_step_pre_hook(self._before_step)
-              for optimizer in optimizers_of(runner.optim_wrapper))
+            *(handle for optimizer in optimizers_of(runner.optim_wrapper)
+              for handle in hook_steps(optimizer, self._before_step))
         ]
 
     def after_train(self, runner) -> None:

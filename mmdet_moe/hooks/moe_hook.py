@@ -29,7 +29,13 @@ from .training_checks import (
     check_training,
     trainable,
 )
-from .wrappers import is_skipped, optimizers_of, stepped, unwrapped
+from .wrappers import (
+    hook_steps,
+    is_skipped,
+    optimizers_of,
+    stepped,
+    unwrapped,
+)
 
 
 @HOOKS.register_module()
@@ -123,10 +129,8 @@ class MoEHook(Hook):
         self._handles = [
             model.register_forward_pre_hook(self._discard),
             model.register_forward_hook(self._add_losses, with_kwargs=True),
-            *(optimizer.register_step_pre_hook(self._let_stand)
-              for optimizer in optimizers),
-            *(optimizer.register_step_post_hook(self._move)
-              for optimizer in optimizers),
+            *(handle for optimizer in optimizers
+              for handle in hook_steps(optimizer, self._let_stand, self._move)),
             padding_does_not_count(model),
             DomainsOfPictures(model, self._layers)
         ]

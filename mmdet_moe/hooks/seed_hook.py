@@ -5,7 +5,7 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from .draws import Entropy, seed_all, seed_draws
 
@@ -45,6 +45,7 @@ class SeedHook(Hook):
             # It was built before the seed of a checkpoint was known.
             sampler.seed = self._seed
         seed_draws(loader, self._start(runner, loader))
+        _begin_anew(runner.train_loop, loader, sampler)
 
     def before_train_iter(self,
                           runner,
@@ -71,3 +72,20 @@ class SeedHook(Hook):
             return (*run, next(times), 0)  # resuming draws it all once more
 
         return start
+
+
+def _begin_anew(loop, loader: DataLoader, sampler: Sampler) -> None:
+    """Forget what a loop of iterations has loaded already, without seeds.
+
+    MMEngine 0.10.7 and before iterate the loader when the loop is built.
+    """
+    iterator = getattr(loop, 'dataloader_iterator', None)
+    if getattr(iterator, '_iterator', None) is None:
+        return
+    if hasattr(sampler, '_indices_of_rank'):  # InfiniteSampler
+        sampler.indices = sampler._indices_of_rank()
+    # AspectRatioBatchSampler of MMDetection and the like
+    for bucket in getattr(loader.batch_sampler, '_aspect_ratio_buckets', ()):
+        bucket.clear()
+    loader._iterator = None  # persistent workers
+    loop.dataloader_iterator = type(iterator)(loader)

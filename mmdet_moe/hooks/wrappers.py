@@ -1,11 +1,15 @@
 """What MMEngine wraps: the model, and the optimizer."""
 from contextlib import ExitStack, contextmanager
-from typing import Iterator, List
+from functools import wraps
+from inspect import unwrap
+from types import MethodType
+from typing import Callable, Iterator, List, Optional
 
 from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -16,6 +20,40 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def optimizers_of(wrapper) -> List[Optimizer]:
     """The optimizers of one optimizer wrapper, or of a dict of them."""
     return [one.optimizer for one in _each(wrapper)]
+
+
+def hook_steps(optimizer: Optimizer,
+               before: Optional[Callable] = None,
+               after: Optional[Callable] = None) -> List[RemovableHandle]:
+    """Register functions that are called with the optimizer, and more, before
+    and after its steps.
+
+    The compiler of some releases of PyTorch (2.1 for one) removes whatever
+    calls such functions from ``step`` of all classes of optimizers, once
+    anything is compiled. So this optimizer gets a ``step`` of its own.
+    """
+    step = optimizer.step
+
+    @wraps(step)
+    def plain(self: Optimizer, *args, **kwargs):
+        return step(*args, **kwargs)
+
+    optimizer.step = step if _calls_hooks(step) else MethodType(
+        Optimizer.profile_hook_step(plain), optimizer)
+    return [
+        register(function) for register, function in (
+            (optimizer.register_step_pre_hook, before),
+            (optimizer.register_step_post_hook, after))
+        if function is not None
+    ]
+
+
+def _calls_hooks(step: Callable) -> bool:
+    """Whether PyTorch's wrapper is one of those around a method ``step``."""
+    code = Optimizer.profile_hook_step(len).__code__
+    found: List[Callable] = []
+    unwrap(step, stop=lambda f: found.append(f))
+    return any(getattr(f, '__code__', None) is code for f in found)
 
 
 def is_skipped(optimizer: Optimizer) -> bool:

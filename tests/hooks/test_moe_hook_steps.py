@@ -1,6 +1,7 @@
 """What the hook does at an optimizer step, and which layers it minds."""
 from types import SimpleNamespace
 
+import needs
 import pytest
 import torch
 from mmengine.logging import MessageHub
@@ -9,10 +10,12 @@ from torch import nn
 from toy import Tower, train
 
 from mmdet_moe.hooks import MoEHook
+from mmdet_moe.hooks.wrappers import hook_steps
 
 RELATIVE = dict(hard_constraint=dict(type='RelativeImportance'))
 
 
+@needs.cpu_scaler
 @pytest.mark.parametrize('fused', [False, True])
 def test_a_step_that_the_scaler_skips_does_not_move_the_constraint(fused):
     model = Tower(**RELATIVE)
@@ -36,6 +39,33 @@ def test_a_step_that_the_scaler_skips_does_not_move_the_constraint(fused):
                       ))
     # R_e = (I_e - mean) / mean, with all of I at expert 0: 4 - 1, 0 - 1.
     assert moved == [(False, [0, 0, 0, 0]), (True, [3, -1, -1, -1])]
+
+
+@pytest.mark.parametrize('when', ['before', 'after'])
+def test_steps_count_after_a_compilation(monkeypatch, when):
+    """The compiler of PyTorch 2.1 takes hooks out of the class, for good."""
+    model, moved = Tower(**RELATIVE), []
+    torch.optim.SGD(model.parameters(), lr=0.1)
+    plain = torch.optim.SGD.step.__wrapped__
+
+    def compile_something():
+        monkeypatch.setattr(torch.optim.SGD, 'step', plain)
+        monkeypatch.setattr(plain, 'hooked', True, raising=False)
+
+    if when == 'before':
+        compile_something()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):  # of two hooks, or two runs
+        handles = hook_steps(optimizer, before=lambda *_: moved.append(1),
+                             after=lambda *_: moved.append(2))
+    if when == 'after':
+        compile_something()
+    torch.optim.lr_scheduler.ConstantLR(optimizer)
+    optimizer.step()
+    for handle in handles:
+        handle.remove()
+    optimizer.step()
+    assert moved == [1, 1, 2, 2, 1, 2]
 
 
 class Block(nn.Module):

@@ -91,10 +91,11 @@ def train(folder, steps, batch_sampler, sampler, workers, load_from=None):
     (None, Drawing)])
 def test_draws_go_on(tmp_path, monkeypatch, batch_sampler, sampler, workers):
     monkeypatch.setattr('time.sleep', lambda seconds: None)  # MMEngine's
-    how = batch_sampler, sampler, workers
-    whole = train(tmp_path / 'whole', 8, *how)
+    how = batch_sampler, sampler
+    whole = train(tmp_path / 'whole', 8, *how, workers)
     assert len(whole[..., 1].unique()) == 16
-    train(tmp_path / 'cut', 4, *how)
-    rest = train(tmp_path / 'cut', 8, *how,
+    train(tmp_path / 'cut', 4, *how, workers)
+    # with another number of workers
+    rest = train(tmp_path / 'cut', 8, *how, 2 - workers,
                  load_from=str(tmp_path / 'cut' / 'iter_4.pth'))
     assert torch.equal(rest, whole[4:])

@@ -1,6 +1,7 @@
 """The sparse dispatch against the dense reference, output and gradients."""
 from functools import partial
 
+import needs
 import pytest
 import torch
 from torch import nn
@@ -37,6 +38,7 @@ def test_equals_dense(expert, experts, top_k):
     assert_same(layer, [torch.randn(3, 6, 8, 7), torch.randn(3, 6, 4, 4)])
 
 
+@needs.grouped_products
 @pytest.mark.parametrize('experts, top_k', [(1, 1), (4, 1), (4, 2), (9, 9)])
 def test_grouped_products_equal_dense(experts, top_k):
     layer = MoELayer(lambda: FeedForward(8, 16), 8, num_experts=experts,
@@ -129,7 +131,8 @@ def test_compiled():
 
 @pytest.mark.parametrize('record', [
     lambda layer, x: torch.jit.trace(layer, x),
-    lambda layer, x: torch.export.export(layer, (x, )).module()])
+    pytest.param(lambda layer, x: torch.export.export(layer, (x, )).module(),
+                 marks=needs.is_exporting)])
 @pytest.mark.parametrize('top_k', [1, 2])
 def test_what_is_recorded_is_right_for_other_inputs(record, top_k):
     layer = MoELayer(subnet, 6, num_experts=3, top_k=top_k).eval()
@@ -309,7 +312,8 @@ def test_rows_are_not_kept(monkeypatch, autocast):
         assert not packed
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [
+    pytest.param(torch.float16, marks=needs.half_on_cpu), torch.bfloat16])
 def test_gradients_in_half_precision(dtype):
     """Sums over a large map, which half precision could not hold."""
     layer = MoELayer(nn.Identity, 6, num_experts=3, top_k=2)

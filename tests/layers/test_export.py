@@ -1,6 +1,7 @@
 """Exported layers: right for other inputs than the one that was recorded."""
 import io
 
+import needs
 import numpy as np
 import pytest
 import torch
@@ -31,13 +32,14 @@ def exported(layer, first, dynamo):
     """The layer as ONNX Runtime runs it."""
     onnxruntime = pytest.importorskip('onnxruntime')
     file = io.BytesIO()
-    torch.onnx.export(layer, (first, ), file, dynamo=dynamo,
-                      input_names=['x'], verbose=False)
+    torch.onnx.export(layer, (first, ), file, input_names=['x'], verbose=False,
+                      **dict(dynamo=dynamo) if needs.HAS_DYNAMO_EXPORT else {})
     session = onnxruntime.InferenceSession(file.getvalue())
     return lambda x: session.run(None, {'x': x.numpy()})[0]
 
 
-@pytest.mark.parametrize('dynamo', [False, True])
+@pytest.mark.parametrize(
+    'dynamo', [False, pytest.param(True, marks=needs.dynamo_export)])
 @pytest.mark.parametrize('top_k', [1, 2])
 @pytest.mark.parametrize('scope', SCOPES)
 def test_onnx(scope, top_k, dynamo):
@@ -48,7 +50,8 @@ def test_onnx(scope, top_k, dynamo):
             assert np.allclose(run(x), layer(x).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize('dynamo', [False, True])
+@pytest.mark.parametrize(
+    'dynamo', [False, pytest.param(True, marks=needs.dynamo_export)])
 def test_equal_logits(dynamo):
     """The first of them is taken, as everywhere."""
     layer, first, other = layer_and_inputs('PositionScope', 2)
