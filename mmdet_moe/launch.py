@@ -12,6 +12,7 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
+from traceback import walk_tb
 from typing import Iterator, Optional, Sequence
 from urllib.error import URLError
 
@@ -272,6 +273,19 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
     return runner
 
 
+def _where(error: Exception) -> str:
+    """The innermost module that an error came from: its name in the outermost
+    one, and its type."""
+    found = [frame.f_locals.get('self')
+             for frame, _ in walk_tb(error.__traceback__)]
+    modules = [x for x in found if isinstance(x, nn.Module)]
+    if not modules:
+        return 'a layer'
+    names = {module: name for name, module in modules[0].named_modules()}
+    name = names.get(modules[-1], '').removeprefix('module.')
+    return f'{name} ({type(modules[-1]).__name__})'
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """End the program with one line where a file or a setting is to blame.
@@ -285,6 +299,14 @@ def clear_errors() -> Iterator[None]:
         sys.exit(f'error: {error}')
     except UnpicklingError as error:
         sys.exit(f'error: a checkpoint cannot be read: {error}')
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):
+            raise
+        sys.exit(
+            f'error: {_where(error)}: in training it cannot normalise a single '
+            f'value per channel ({error}). Use a larger batch_size or larger '
+            "images, or norm_cfg=dict(type='GN', ...): an expert may get a "
+            'single sample of a batch')
     except (AssertionError, OSError) as error:
         # A data loader's worker sends its traceback as the text of the error;
         # the message is at its end.

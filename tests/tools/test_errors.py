@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from mmdet_moe.analysis.comparison import read_run
 from mmdet_moe.analysis.parts import Parts
@@ -98,3 +100,10 @@ def test_the_last_line(action, said, tmp_path, monkeypatch):
     text = str(stopped.value)
     assert text.startswith('error: ')
     assert re.search(said, text), text
+
+
+def test_batchnorm_of_a_single_value_is_named():
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Sequential(nn.BatchNorm2d(2)))
+    with pytest.raises(SystemExit, match=r'error: 1\.0 \(BatchNorm2d\)'), (
+            clear_errors()):
+        model(torch.ones(1, 2, 1, 1))
