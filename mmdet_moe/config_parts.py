@@ -1,5 +1,7 @@
 """Parts of configs, whoever builds them."""
-from typing import Iterator, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
+
+from mmengine.registry import Registry
 
 
 def type_name(cfg: dict) -> str:
@@ -18,6 +20,16 @@ def in_scope(name: str, cfg: dict) -> str:
         f'{home}.{name}')
 
 
+def class_of(registry: Registry, cfg: dict) -> Optional[type]:
+    """The class that a config is of; None if it is not known."""
+    kind = cfg.get('type')
+    if not isinstance(kind, str):
+        return kind
+    # Of the scope that the config is built in, which may be another library's.
+    with registry.switch_scope_and_registry(None) as current:
+        return current.get(kind) or registry.get(kind)
+
+
 def inner_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
     """The configs of the data sets inside of wrappers, which are joined if
     there are several, each with its key."""
@@ -31,8 +43,11 @@ def inner_datasets(key: str, dataset: dict) -> Iterator[Tuple[str, dict]]:
 
 
 def metrics_of(cfg: dict, key: str) -> list:
-    """The metrics of an evaluator of a config, one or several."""
+    """The metrics of an evaluator of a config, one or several, also inside of
+    an evaluator that has a type of its own."""
     evaluator = cfg.get(key) or []
+    if isinstance(evaluator, dict):
+        evaluator = evaluator.get('metrics', evaluator)
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
 
 

@@ -4,31 +4,59 @@ import math
 import os
 import warnings
 from collections import Counter
-from numbers import Real
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
-from mmdet_moe.config_parts import apart, inner_datasets
+from mmdet_moe.config_parts import class_of, inner_datasets
 from mmdet_moe.files import DataError
 
+from .categories import check_categories
 from .images import check_boxes, check_sizes
-from .objects import describe_left_out, is_object
+from .objects import Objects, count_objects
 
 
 def dataset_class(cfg: dict) -> Optional[type]:
     """The class of the config of a dataset; None if it is not known."""
-    kind = cfg.get('type')
-    if not isinstance(kind, str):
-        return kind
-    # Of the scope that the config is built in, which may be another library's.
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        return registry.get(kind) or DATASETS.get(kind)
+    return class_of(DATASETS, cfg)
 
 
-def check_coco_dataset(key: str, dataset: dict) -> None:
+@dataclass(frozen=True)
+class CocoFile:
+    """An annotation file of a loader, once it has been checked.
+
+    Attributes:
+        key: Of the data set that reads it.
+        path: Where it is.
+        classes: Of the data set, in the order of the labels.
+        images: The file of each image, by its id.
+        objects: How many it has of the classes.
+        partial: Whether the data set may have fewer images.
+        id_zero: Whether an annotation has the id 0.
+    """
+    key: str
+    path: Path
+    classes: Tuple[str, ...]
+    images: Mapping[Any, str]
+    objects: Objects
+    partial: bool
+    id_zero: bool
+
+
+def check_coco_dataset(key: str, dataset: dict, *,
+                       trains: bool = False) -> List[CocoFile]:
     """Check the files that the config of a CocoDataset, or of a class that
     loads its files, names.
 
@@ -36,123 +64,120 @@ def check_coco_dataset(key: str, dataset: dict) -> None:
         key: Name of the config key that holds it, for the message.
         dataset: Config with ``data_root``, ``ann_file``, ``data_prefix`` and
             ``metainfo``. Wrappers are opened; other datasets, and remote
-            files, are left alone. In ``test_mode`` pictures need not be
+            files, are left alone. In ``test_mode`` images need not be
             annotated.
+        trains: Whether it is trained on.
+
+    Returns:
+        The files that were checked.
 
     Raises:
         DataError: A file is missing, broken or empty, an annotation is not
             complete, a class is not in the file, or the file has them in
-            another order, a picture is missing or has another size, boxes are
-            in another format, or no picture is left to train on; or data sets
-            that are joined for a test have pictures of the same id.
+            another order, an image is missing or has another size, boxes are
+            in another format, or there is nothing to train on.
     """
-    known: Dict[Any, str] = {}
-    for inner, cfg in inner_datasets(key, dataset):
-        ids = _check_one(inner, cfg)
-        for i in ids if cfg.get('test_mode') else ():
-            if known.setdefault(i, inner) != inner:
-                raise DataError(
-                    f'{known[i]} and {inner} both have a picture with the id '
-                    f'{i}: an evaluator tells pictures by their ids, so those '
-                    'of data that are joined must differ')
+    parts = list(inner_datasets(key, dataset))
+    files = [found for part in parts if (found := _check_one(*part))]
+    # Data without objects may be joined with others, as SoftTeacher's are.
+    if trains and len(files) == len(parts) and not any(
+            file.objects.trained for file in files):
+        raise DataError(
+            f'{key}: {files[0].path} has no object to train on: of the classes '
+            + ', '.join(files[0].classes[:10]) + ', of a pixel or more, in its '
+            'image, no crowd, and in an image that filter_cfg keeps. ' +
+            files[0].objects.left_out)
+    return files
 
 
-def _check_one(key: str, dataset: dict) -> Sequence:
-    """The ids of its pictures, as far as they are known."""
+def reads_coco_files(kind: Optional[type]) -> bool:
+    """Whether a class of data sets reads COCO's instances as CocoDataset does.
+    LVISDataset has a loader of its own, panoptic data a format."""
+    return getattr(kind, 'load_data_list', None) is (
+        CocoDataset.load_data_list) and kind.COCOAPI is CocoDataset.COCOAPI
+
+
+def _check_one(key: str, dataset: dict) -> Optional[CocoFile]:
     kind = dataset_class(dataset)
-    # One with a loader of its own, such as LVISDataset, has files of its own.
-    if kind is None or 'ann_file' not in dataset or (
-            getattr(kind, 'load_data_list', None)
-            is not CocoDataset.load_data_list):
-        return ()
+    if not reads_coco_files(kind) or 'ann_file' not in dataset:
+        return None
     root = dataset.get('data_root') or ''
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
     if '://' in f'{root}{dataset["ann_file"]}' or backend not in LOCAL:
-        return ()
+        return None
     ann_file = Path(root, dataset['ann_file'])
     prefix = dataset.get('data_prefix') or {}
-    pictures = Path(root, prefix.get('img') or '')
+    folder = Path(root, prefix.get('img') or '')
     # As the dataset does it: COCO's classes if none are given.
-    classes = kind._load_metainfo(dataset.get('metainfo'))['classes']
+    classes = tuple(kind._load_metainfo(dataset.get('metainfo'))['classes'])
+    tested = dataset.get('test_mode', False)
+    kept = {} if tested else dataset.get('filter_cfg') or {}
     try:
-        content = _read(ann_file, pictures)
-        if dataset.get('test_mode') and isinstance(content, dict):
-            # As COCO's own test sets, whose objects are not published.
-            content.setdefault('annotations', [])
-        _check_entries(ann_file, content)
+        for path, what, there in (
+            (ann_file, 'a COCO-format annotation file', ann_file.is_file()),
+            (folder, 'the folder with its pictures', folder.is_dir())):
+            if not there:
+                raise DataError(
+                    f'{path} does not exist; it should be {what}. '
+                    f'Expected are {ann_file} and {folder}{os.sep}: put the '
+                    'data there, or give another data_root in the config or '
+                    'with --cfg-options.')
+        content = read_coco(ann_file, annotated=not tested)
         check_categories(ann_file, content, classes)
-        _check_pictures(ann_file, content['images'], pictures)
+        _check_files(ann_file, content['images'], folder)
         check_boxes(ann_file, content)
-        check_sizes(ann_file, content['images'], pictures,
+        check_sizes(ann_file, content['images'], folder,
                     dataset.get('pipeline') or ())
-        _warn_of_objects(ann_file, content, classes, dataset.get('test_mode'))
-        if (dataset.get('filter_cfg') or {}).get('filter_empty_gt'):
-            _check_objects(ann_file, content, classes)
+        counted = {c['id'] for c in content['categories']
+                   if c['name'] in set(classes)}
+        objects = count_objects(content, counted, kept.get('min_size', 0))
+        if objects.left_out:
+            warnings.warn(f'{ann_file}: {objects.left_out}')
+        if kept.get('filter_empty_gt') and not objects.trained:
+            raise DataError(
+                f'{ann_file} has no object to train on, and filter_cfg leaves '
+                'out the images without any: of the classes ' +
+                ', '.join(classes[:10]) + ', of a pixel or more, in its image '
+                f'and no crowd. {objects.left_out}')
     except DataError as error:
         raise DataError(f'{key}: {error}') from None
-    return [image['id'] for image in content['images']]
-
-
-def check_evaluator(key: str, metric: dict, dataset: dict) -> None:
-    """Check that the annotation file of a metric is about the classes of the
-    data that it evaluates.
-
-    Args:
-        key: Name of the config key that holds the metric, for the message.
-        metric: Config of a metric. Those without a local ``ann_file`` in
-            COCO's format are left alone.
-        dataset: Config of the data set of its loader.
-
-    Raises:
-        DataError: The file is not there, or has the classes in another order.
-    """
-    ann_file = metric.get('ann_file')
-    if not isinstance(ann_file, str) or '://' in ann_file:
-        return
-    if not os.path.exists(ann_file):
-        raise DataError(f'{key}.ann_file: {ann_file} does not exist; it '
-                        'should be the annotation file of its dataloader')
-    inner = next(inner_datasets(key, dataset))[1]
-    kind = dataset_class(inner)
-    own = Path(inner.get('data_root') or '', inner.get('ann_file') or '')
-    if kind is None or Path(ann_file) == own or (
-            getattr(kind, 'load_data_list', None)
-            is not CocoDataset.load_data_list):
-        return
-    try:
-        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
-        categories = content['categories']
-    except (OSError, ValueError, TypeError, KeyError):
-        return  # another format; the metric says so itself
-    try:
-        check_categories(
-            Path(ann_file), dict(categories=categories, annotations=[]),
-            kind._load_metainfo(inner.get('metainfo'))['classes'])
-    except DataError as error:
-        raise DataError(f'{key}: {error}') from None
+    return CocoFile(
+        key, ann_file, classes,
+        {i['id']: i['file_name'] for i in content['images']}, objects,
+        not tested or 'indices' in dataset,
+        any(a['id'] == 0 for a in content['annotations']))
 
 
 #: Names of MMEngine's backend for files of this machine.
 LOCAL = ('local', 'LocalBackend', 'disk', 'HardDiskBackend')
 
 
-def _read(ann_file: Path, pictures: Path) -> Any:
-    for path, kind, there in (
-        (ann_file, 'a COCO-format annotation file', ann_file.is_file()),
-        (pictures, 'the folder with its pictures', pictures.is_dir())):
-        if not there:
-            raise DataError(
-                f'{path} does not exist; it should be {kind}. '
-                f'Expected are {ann_file} and {pictures}{os.sep}: put the '
-                'data there, or give another data_root in the config or with '
-                '--cfg-options.')
+def read_coco(ann_file: Path, *, annotated: bool = True,
+              loaded: bool = True) -> dict:
+    """The content of an annotation file that has all that is needed.
+
+    Args:
+        ann_file: The file.
+        annotated: Whether it must have ``annotations``; COCO's own test sets,
+            whose objects are not published, have none.
+        loaded: Whether its images are loaded: only then they must have names
+            and sizes.
+
+    Raises:
+        DataError: It cannot be read, or lacks something.
+    """
     try:
-        return json.loads(ann_file.read_text(encoding='utf-8'))
+        content = json.loads(ann_file.read_text(encoding='utf-8'))
     except OSError as error:
         raise DataError(f'{ann_file} cannot be read: {error}') from None
     except ValueError as error:  # not UTF-8, or not JSON
         raise DataError(f'{ann_file} is not valid JSON ({error}); is the file '
                         'complete?') from None
+    if not annotated and isinstance(content, dict):
+        content.setdefault('annotations', [])
+    fields = _FIELDS if loaded else dict(_FIELDS, images=dict(id=_is_id))
+    _check_entries(ann_file, content, fields)
+    return content
 
 
 def _is_id(x: Any) -> bool:
@@ -160,7 +185,7 @@ def _is_id(x: Any) -> bool:
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, Real) and math.isfinite(x)
+    return isinstance(x, (int, float)) and math.isfinite(x)
 
 
 def _is_length(x: Any) -> bool:
@@ -175,8 +200,9 @@ def _is_name(x: Any) -> bool:
     return isinstance(x, str) and x != ''
 
 
+_Fields = Mapping[str, Callable[[Any], bool]]
 #: What is needed of a COCO file, and how to tell that it is there.
-_FIELDS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
+_FIELDS: Dict[str, _Fields] = {
     'images':
     dict(id=_is_id, file_name=_is_name, height=_is_length, width=_is_length),
     'annotations':
@@ -191,10 +217,11 @@ _FIELDS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
 }
 
 
-def _check_entries(ann_file: Path, content: Any) -> None:
+def _check_entries(ann_file: Path, content: Any,
+                   fields_of: Mapping[str, _Fields]) -> None:
     """All lists and fields are there, ids are unique and refer to something."""
     ids = {}
-    for section, fields in _FIELDS.items():
+    for section, fields in fields_of.items():
         entries = content.get(section) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise DataError(f'{ann_file} has no list {section!r}; a COCO file '
@@ -223,73 +250,8 @@ def _check_entries(ann_file: Path, content: Any) -> None:
                     'define')
 
 
-def check_categories(ann_file: Path, content: dict,
-                     classes: Sequence[str]) -> None:
-    """Check that a COCO file has the classes, in the same order.
-
-    CocoDataset and COCO's evaluation number the labels in the order of the
-    file, heads are drawn and reported in that of ``metainfo``.
-
-    Raises:
-        DataError: A class is missing or there twice, or the orders differ.
-    """
-    names = [c['name'] for c in content['categories']]
-    number = Counter(a['category_id'] for a in content['annotations'])
-    left = [f'{c["name"]} ({number[c["id"]]} objects)'
-            for c in content['categories'] if c['name'] not in classes]
-    if left:
-        warnings.warn(f'{ann_file} has categories that are not among the '
-                      'classes of metainfo, and are left out: ' +
-                      ', '.join(left[:10]) + (', ...' if len(left) > 10 else
-                                              ''))
-    for name in classes:
-        if name not in names:
-            raise DataError(
-                f'the class {name!r} of metainfo is not a category of '
-                f'{ann_file}, which has ' + ', '.join(names[:10]) +
-                (', ...' if len(names) > 10 else ''))
-    order = [name for name in names if name in classes]
-    twice = [name for name, n in Counter(order).items() if n > 1]
-    if twice:
-        raise DataError(f'{ann_file} has several categories of the name '
-                        f'{twice[0]!r}: their labels could not be told apart')
-    if order != list(classes):
-        theirs, ours = apart(order, classes)
-        raise DataError(
-            f'{ann_file} has its categories in another order than '
-            f'metainfo.classes, and labels are numbered by the file: {theirs} '
-            f'there, and {ours} in the config. Give metainfo.classes in the '
-            'order of the file, and all files in the same order')
-
-
-def _warn_of_objects(ann_file: Path, content: dict, classes: Sequence[str],
-                     tested: bool) -> None:
-    categories = {c['id'] for c in content['categories']
-                  if c['name'] in classes}
-    said = describe_left_out(content, categories)
-    if said:
-        warnings.warn(f'{ann_file}: {said}')
-    if tested and any(a['id'] == 0 for a in content['annotations']):
-        warnings.warn(f'{ann_file} has an annotation with the id 0, which '
-                      'COCOeval counts as missed, found or not: number '
-                      'annotations from 1')
-
-
-def _check_objects(ann_file: Path, content: dict,
-                   classes: Sequence[str]) -> None:
-    wanted = {c['id'] for c in content['categories'] if c['name'] in classes}
-    images = {image['id']: image for image in content['images']}
-    if not any(a['category_id'] in wanted and is_object(
-            a, images[a['image_id']]) for a in content['annotations']):
-        raise DataError(
-            f'{ann_file} has no object of the classes ' +
-            ', '.join(list(classes)[:10]) + ', of a pixel or more, in its '
-            'image and no crowd: there is nothing to train on. ' +
-            describe_left_out(content, wanted))
-
-
-def _check_pictures(ann_file: Path, images: Sequence[dict],
-                    folder: Path) -> None:
+def _check_files(ann_file: Path, images: Sequence[dict],
+                 folder: Path) -> None:
     sizes = {}
     for sub in {Path(i['file_name']).parent for i in images}:
         if (folder / sub).is_dir():

@@ -81,6 +81,9 @@ def test_datasets_that_are_joined():
 @pytest.mark.parametrize('name', [
     'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco',
     'mm_grounding_dino/grounding_dino_swin-t_pretrain_obj365',
+    'grounding_dino/odinw/grounding_dino_swin-t_pretrain_odinw13',
+    'mm_grounding_dino/coco/grounding_dino_swin-t_finetune_16xb4_1x_coco_48_17',
+    'glip/lvis/glip_atss_swin-t_a_fpn_dyhead_pretrain_zeroshot_mini-lvis',
     'qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_'
     'test-mot17halfval',
     'mask_rcnn/mask-rcnn_r50_fpn_1x_coco', 'yolox/yolox_s_8xb8-300e_coco'])

@@ -11,7 +11,7 @@ from mmengine.fileio import get_local_path
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 
-from mmdet_moe.datasets.objects import describe_left_out
+from mmdet_moe.datasets.objects import count_objects
 from mmdet_moe.evaluation.objects import (
     Boxes,
     annotated,
@@ -169,7 +169,7 @@ class AnnotatedObjects(Subject):
 
     def notes(self, records) -> List[str]:
         objects = records.labelled
-        said = describe_left_out(self.coco.dataset, self.cat_ids)
+        said = count_objects(self.coco.dataset, self.cat_ids).left_out
         notes = [said] if said else []
         if len(objects) == 0:
             return notes + ['The test pictures have no annotated object' + (
