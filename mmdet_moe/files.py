@@ -17,6 +17,10 @@ class TrainingError(Exception):
     """A training cannot go on; says why."""
 
 
+class ReportError(Exception):
+    """A report is written, but parts of it could not be made; says which."""
+
+
 #: What this process holds, for as long as it lives.
 _HELD: Dict[Path, IO] = {}
 
@@ -97,8 +101,9 @@ def replacing(path: Union[str, Path], mode: Literal['w', 'wb'] = 'w', *,
     handle, part = tempfile.mkstemp(
         dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
     try:
-        with os.fdopen(handle, mode,
-                       encoding='utf-8' if mode == 'w' else None) as file:
+        # Half of a surrogate pair in a name must not cost the whole file.
+        text = dict(encoding='utf-8', errors='backslashreplace')
+        with os.fdopen(handle, mode, **text if mode == 'w' else {}) as file:
             yield file
             if sync:
                 file.flush()

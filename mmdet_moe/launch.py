@@ -28,7 +28,7 @@ from torch import nn
 
 from .config_parts import metrics_of, type_name
 from .conversion import UpcycleInit
-from .files import DataError, TrainingError, hold_folder
+from .files import DataError, ReportError, TrainingError, hold_folder
 from .hooks import check_fit
 from .layers.checks import ConfigError, fail
 from .layers.distributed import launched_rank
@@ -295,7 +295,7 @@ def clear_errors() -> Iterator[None]:
     load_weights_only()
     try:
         yield
-    except (DataError, ConfigError, TrainingError) as error:
+    except (DataError, ConfigError, ReportError, TrainingError) as error:
         sys.exit(f'error: {error}')
     except UnpicklingError as error:
         sys.exit(f'error: a checkpoint cannot be read: {error}')

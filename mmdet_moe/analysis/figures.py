@@ -4,7 +4,7 @@ import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ from mmdet_moe.colours import EXPERT_COLOURS
 from mmdet_moe.files import replacing
 from mmdet_moe.sizes import SIZES
 
+from .attempts import Attempts
 from .embedding import Embedding
 from .training_log import TrainingLog
 
@@ -60,22 +61,59 @@ class Illustration:
 
 
 def illustrate(tables: dict, embeddings: Dict[str, Optional[Embedding]],
-               log: Optional[TrainingLog]) -> Dict[str, List[Illustration]]:
-    """All figures of a report, by MoE layer; ``''`` for the whole model."""
+               log: Optional[TrainingLog], folder: Path,
+               attempt: Optional[Attempts] = None
+               ) -> Dict[str, List[Illustration]]:
+    """Write all figures of a report to a folder.
+
+    Args:
+        tables: The numbers of the report.
+        embeddings: By MoE layer its gate logits in two dimensions, if any.
+        log: Of the training, if any.
+        folder: Of the files.
+        attempt: Calls what makes a figure. One that fails is left out.
+
+    Returns:
+        By MoE layer those that were written; ``''`` for the whole model.
+    """
+    attempt = Attempts() if attempt is None else attempt
+
+    def made(name: str, *makers: tuple) -> List[Illustration]:
+        what = f'A figure of {name}' if name else 'A figure of the training'
+        figures = sum((attempt(what, _listed, *maker, default=[])
+                       for maker in makers), [])
+        return [one for one in figures if attempt(
+            f'The figure {one.name}', one.save, folder)]
+
     figures = {}
     for name, table in tables['layers'].items():
         rows = [r for r in tables['interventions'] if r['layer'] == name]
-        figures[name] = [
-            usage_figure(name, table),
-            *assignment_figures(name, table),
-            *interventions_figures(name, rows, tables['words']),
+        makers = [
+            (usage_figure, name, table),
+            (assignment_figures, name, table),
+            (interventions_figures, name, rows, tables['words']),
         ]
         if embeddings.get(name) is not None:
-            figures[name].append(embedding_figure(name, embeddings[name]))
+            makers.append((embedding_figure, name, embeddings[name]))
         if log is not None and name in log.importance:
-            figures[name].append(training_figure(name, log))
-    figures[''] = [] if log is None else list(_over_validations(log))
+            makers.append((training_figure, name, log))
+        figures[name] = made(name, *makers)
+    figures[''] = [] if log is None else made('', (_over_validations, log))
     return figures
+
+
+def _listed(make: Callable, *args) -> List[Illustration]:
+    """What makes a figure, or several, as a list."""
+    made = make(*args)
+    return [made] if isinstance(made, Illustration) else list(made)
+
+
+def plain(text: str) -> str:
+    """A name as matplotlib draws it: dollars begin no formula, an underscore
+    at the beginning does not keep it out of a legend, and half of a surrogate
+    pair is written in ASCII."""
+    text = text.encode(errors='backslashreplace').decode().replace('$', r'\$')
+    return f' {text}' if text.startswith('_') else text
 
 
 def usage_figure(name: str, table: dict) -> Illustration:
@@ -113,7 +151,7 @@ def assignment_figures(name: str, table: dict) -> Iterator[Illustration]:
                         layout='constrained')
         axes = figure.subplots()
         _heat(axes, values, [
-            f'{group}\n({groups[group]["count"]})' for group in shown
+            plain(f'{group}\n({groups[group]["count"]})') for group in shown
         ])
         leading = ', '.join(f'{group}: expert {values[:, i].argmax()}'
                             for i, group in enumerate(shown))
@@ -190,8 +228,8 @@ def embedding_figure(name: str, embedding: Embedding) -> Illustration:
         frequent = np.argsort(-np.bincount(group), kind='stable')[:MOST_DOTS]
         for colour, index in enumerate(np.unique(group[np.isin(
                 group, frequent)])):
-            _dots(axes, embedding.points[group == index], names[index],
-                  f'C{colour}')
+            _dots(axes, embedding.points[group == index],
+                  plain(names[index]), f'C{colour}')
         _dots(axes, embedding.points[~np.isin(group, frequent)], 'other',
               '0.6')
         axes.set(title=f'by {by}', xticks=[], yticks=[])
@@ -235,12 +273,12 @@ def comparison_figure(runs: Sequence[dict]) -> Illustration:
         said.append(f'{run["name"]}: {metric} {100 * reached:.1f}')
         if not run['layers']:
             axes.axhline(100 * reached, color=f'C{i % 10}', linestyle='--',
-                         label=run['name'])
+                         label=plain(run['name']))
         points = [(layer['importance_cv'], 100 * reached)
                   for layer in run['layers'].values()]
         if points:
             axes.scatter(*zip(*points), color=f'C{i % 10}',
-                         label=run['name'])
+                         label=plain(run['name']))
     axes.set(xlabel='CV of importance (0: all experts alike)',
              ylabel=f'{metric}, %')
     axes.legend(fontsize='small')

@@ -22,6 +22,8 @@ from mmdet_moe.files import DataError, replacing, write_text
 Nest = Mapping[str, Union[np.ndarray, 'Nest']]
 #: Of a file.
 PICTURES = 64
+#: Their folder, in that of the report, until all of it is written.
+PARTS = 'report_parts'
 
 
 def join(parts: Iterable[Nest]) -> Nest:

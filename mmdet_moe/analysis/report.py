@@ -14,25 +14,26 @@ from mmengine.runner import Runner
 from terminaltables import AsciiTable
 
 from mmdet_moe.colours import EXPERT_COLOURS
-from mmdet_moe.files import hold_folder, write_text
+from mmdet_moe.files import ReportError, hold_folder, write_text
 from mmdet_moe.hooks import check_fit
 from mmdet_moe.hooks.wrappers import unwrapped
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
 from mmdet_moe.version import __version__
 
+from .attempts import Attempts
 from .collect import Collector, collect, evenly_spaced
 from .effects import LEAST
 from .embedding import embed
 from .figures import Illustration, illustrate
-from .gallery import extremes, gallery
+from .gallery import Image, extremes, gallery
 from .interventions import KINDS, plan
 from .joining import make_records
-from .parts import Parts
+from .parts import PARTS, Parts
 from .records import Records
 from .subjects import Subject, subject_of
 from .tables import Options, make_tables
-from .training_log import find_logs, read_log
+from .training_log import TrainingLog, find_logs, read_log
 
 #: What the JSON file of a report is recognised by.
 FORMAT = 'mmdet_moe report'
@@ -54,8 +55,10 @@ def write_report(runner: Runner,
     numbers, ``report.txt`` the most important tables, ``figures/`` the
     figures as PNG and PDF, and ``objects.jsonl`` a line for each annotated
     object with the weights of its experts (``pictures.jsonl`` where whole
-    pictures have labels). Until they are there,
-    ``report_parts/`` holds what is known about the pictures.
+    pictures have labels). Until all of it is there,
+    ``report_parts/`` holds what is known about the pictures. The numbers are
+    written before figures and page are made, and what cannot be made of these
+    is left out.
 
     In several processes each runs a part of the pictures, and the first one
     writes the report; all must see the same working folder.
@@ -80,6 +83,7 @@ def write_report(runner: Runner,
             pictures; or nothing is known about test sets of this kind.
         DataError: The checkpoint is not one of this model, or has NaNs; what
             is to be resumed is another report.
+        ReportError: All is written but for parts that could not be made.
     """
     options = Options() if options is None else options
     check_int('pictures', pictures, 0)
@@ -108,7 +112,7 @@ def write_report(runner: Runner,
         interventions=plan(layers, interventions),
         shown=evenly_spaced(len(subject.img_ids), pictures))
     parts = Parts(
-        folder / 'report_parts',
+        folder / PARTS,
         dict(
             model=str(runner.cfg.model),
             test_dataloader=str(runner.cfg.test_dataloader),
@@ -138,46 +142,90 @@ def write_report(runner: Runner,
         **make_tables(records, options),
         notes=_forced_notes(layers) + _left_out(records) +
         subject.notes(records) + log.notes)
+    failed = write_files(folder, records, subject, tables, log,
+                         embedding=embedding, config=runner.cfg.pretty_text)
+    if failed:
+        raise ReportError(
+            f'the numbers of the report are in {folder}, but parts of it are '
+            'missing. --resume makes them again, without another test. ' +
+            '; '.join(failed))
+    parts.remove()
+    return folder / 'report.html'
+
+
+def write_files(folder: Path, records: Records, subject: Subject, tables: dict,
+                log: TrainingLog, *, embedding: str, config: str) -> List[str]:
+    """Write a report: its numbers first, then figures and page.
+
+    Args:
+        folder: Of the report.
+        records, subject: What it is about.
+        tables: Its numbers. What has failed is added to its ``notes``.
+        log: Of the training.
+        embedding: ``'tsne'`` or ``'pca'``, of the gate logits.
+        config: Text of the config.
+
+    Returns:
+        A sentence for each part that could not be made.
+    """
+    attempt = Attempts()
+
+    def write_numbers() -> None:
+        write_text(folder / 'report.json',
+                   json.dumps(tables, indent=1, allow_nan=False))
+
+    write_numbers()
     write_text(folder / 'report.txt', summary(tables))
     figures = illustrate(
         tables, {
-            name: embed(records, name, method=embedding, seed=options.seed)
+            name: attempt(f'The embedding of {name}', embed, records, name,
+                          method=embedding, seed=tables['options']['seed'])
             for name in records.layers
-        }, log)
-    for illustration in sum(figures.values(), []):
-        illustration.save(folder / 'figures')
-    page = write_text(
-        folder / 'report.html',
-        _page(records, subject, tables, figures, runner.cfg.pretty_text))
-    # The last one: where it is, all is.
-    write_text(folder / 'report.json',
-               json.dumps(tables, indent=1, allow_nan=False))
-    parts.remove()
-    return page
+        }, log, folder / 'figures', attempt)
+
+    def image(index: int, path: str) -> np.ndarray:
+        picture = records.pictures[index]
+        pixels = attempt('An image of the page', subject.image, index, path)
+        return pixels if pixels is not None else np.full(
+            (picture.height, picture.width, 3), 127, np.uint8)
+
+    page = attempt('The page', _page, records, tables, figures, config, image,
+                   attempt)
+    if page is None:  # none of an earlier report either
+        (folder / 'report.html').unlink(missing_ok=True)
+    else:
+        write_text(folder / 'report.html', page)
+    if attempt.failed:
+        tables['notes'] = tables['notes'] + attempt.failed
+        write_numbers()
+    return attempt.failed
 
 
-def _page(records: Records, subject: Subject, tables: dict,
-          figures: Dict[str, List[Illustration]], config: str) -> str:
+def _page(records: Records, tables: dict,
+          figures: Dict[str, List[Illustration]], config: str, image: Image,
+          attempt: Attempts) -> str:
     """The page, with as many pictures as fit into its limit."""
     rng = np.random.default_rng(tables['options']['seed'])
     content = dict(
-        numbers=tables,
         figures=figures,
         extremes={
-            name: extremes(records, name, rng, subject.image)
+            name: attempt(f'The crops of {name}', extremes, records, name, rng,
+                          image, default=[])
             for name in records.layers
         },
         groupings=records.groupings,
         levels=records.levels,
         least=LEAST,
         config=config)
-    without = render('report.html', pictures=[], **content)
-    shown = gallery(
-        records,
+    without = render('report.html', numbers=tables, pictures=[], **content)
+    shown = attempt(
+        'The images of the page', gallery, records,
         score_thr=tables['options']['score_thr'],
-        image=subject.image,
-        room=MOST_BYTES - len(without.encode()))
-    return render('report.html', pictures=shown, **content)
+        image=image,
+        room=MOST_BYTES - len(without.encode(errors='backslashreplace')),
+        default=[])
+    numbers = dict(tables, notes=tables['notes'] + attempt.failed)
+    return render('report.html', numbers=numbers, pictures=shown, **content)
 
 
 def render(template: str, **content) -> str:

@@ -20,6 +20,7 @@ from typing import Dict, List, Mapping, Sequence, Union
 
 from mmengine.config import Config
 
+from mmdet_moe.analysis.parts import PARTS
 from mmdet_moe.files import DataError, write_text
 from mmdet_moe.launch import read_config
 from mmdet_moe.layers.checks import fail
@@ -57,6 +58,11 @@ class Run:
         if self.has_report:
             return folder / 'report' / 'report.json'
         return folder / 'test.json'
+
+    def is_done(self, work_dir: Path) -> bool:
+        """Whether all is there, and not only the numbers of a report."""
+        result = self.result(work_dir)
+        return result.is_file() and not (result.parent / PARTS).exists()
 
     def settings(self, cfg_options: Sequence[str],
                  report_options: Sequence[str] = ()) -> dict:

@@ -99,7 +99,7 @@ def carry_out(run: Run, work_dir: Path, tools: Tools,
     folder = run.folder(work_dir)
     with tools.work_in(folder) as call:
         run.check(work_dir, cfg_options, report_options)
-        if run.result(work_dir).is_file():
+        if run.is_done(work_dir):
             return
         same_report = _note(run, folder, cfg_options, report_options)
         config = write_text(folder / f'{run.name}.py', run.config.pretty_text)
@@ -161,7 +161,7 @@ def sweep(runs: Sequence[Run], work_dir: Path, tools: Path, *, jobs: int = 1,
     """
     for run in runs:
         run.check(work_dir, cfg_options, report_options)
-    left = [run for run in runs if not run.result(work_dir).is_file()]
+    left = [run for run in runs if not run.is_done(work_dir)]
     failed, running = [], Tools(tools)
 
     def one(run: Run) -> str:

@@ -184,3 +184,43 @@ def test_router_saturation(trained, shapes, tmp_path):
     assert 'does not exist' in tool(
         'tools/analysis_tools/router_saturation.py', MOE, tmp_path / 'no.pth',
         last, *on(shapes), ok=False)
+
+
+NAMES = ['a$}$b', 'cash_$$', '_background_', 'cut \ud83d', 'x' * 99]
+
+
+def test_whatever_fails_after_the_test_leaves_its_numbers(
+        trained, shapes, tmp_path):
+    """And names of classes are drawn as they are: one report of both."""
+    root, work = tmp_path / 'shapes', tmp_path / 'work'
+    shutil.copytree(shapes, root)
+    ann_file = root / 'annotations' / 'instances_val.json'
+    content = json.loads(ann_file.read_text())
+    for category, name in zip(content['categories'], NAMES):
+        category['name'] = name
+    ann_file.write_text(json.dumps(content))
+    config = tmp_path / 'names.py'
+    config.write_text(
+        f'_base_ = {str(ROOT / MOE)!r}\n'
+        f'test_dataloader = dict(dataset=dict(metainfo=dict('
+        f'classes={NAMES})))\n')
+    report = [
+        REPORT, config, (trained[0] / 'last_checkpoint').read_text(),
+        '--work-dir', work, *FEW, '--no-interventions',
+        *on(root, 'model.test_cfg.score_thr=0.0')]
+    work.mkdir()
+    (work / 'figures').write_text('')  # so that no figure can be saved
+    said = tool(*report, ok=False).splitlines()[-1]
+    assert said.startswith('error: ') and '--resume' in said
+    assert 'bbox_head.cls_subnet_usage could not be made: ' in said
+    numbers = json.loads((work / 'report.json').read_text())
+    assert any('bbox_head.reg_subnet_class could not' in note
+               for note in numbers['notes'])
+    assert list(numbers['layers']['bbox_head.cls_subnet']['labelled'][
+        'class']) == NAMES
+    assert 'could not be made' in (work / 'report.html').read_text()
+    (work / 'figures').unlink()
+    tool(*report[:3], '--resume', *report[3:])
+    assert (work / 'figures' / 'bbox_head.cls_subnet_class.pdf').exists()
+    assert 'could not be made' not in (work / 'report.json').read_text()
+    assert not (work / 'report_parts').exists()
