@@ -6,7 +6,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Dict, Iterator, Literal, Union
+from typing import IO, Dict, Iterator, Literal, Sequence, Union
 
 
 class DataError(Exception):
@@ -77,6 +77,12 @@ def check_writable(path: Union[str, Path]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent):
         pass
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The innermost folder that all files are in."""
+    return os.path.commonpath(
+        {os.path.dirname(os.path.abspath(path)) for path in paths})
 
 
 def write_text(path: Union[str, Path], text: str) -> Path:

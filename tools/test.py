@@ -3,6 +3,7 @@ import argparse
 
 from mmengine.registry import METRICS
 
+from mmdet_moe.config_parts import type_name
 from mmdet_moe.files import check_writable
 from mmdet_moe.launch import (
     CHECKS,
@@ -47,14 +48,18 @@ def main():
                          [s for s in CHECKS if s != 'mmpretrain'])
             from mmdet.engine.hooks.utils import trigger_visualization_hook
             cfg = trigger_visualization_hook(cfg, args)
+            hook = cfg.default_hooks.visualization
+            if type_name(hook) == 'DetVisualizationHook':
+                hook.type = 'mmdet.FolderVisualizationHook'
         if args.out is not None:
             check_writable(args.out)
         runner = build_runner(cfg, ('test', ))
         if args.out is not None:
             kind = ('DumpResults' if scope == 'mmpretrain' else
                     'mmdet.DumpDetResults')
-            runner.test_evaluator.metrics.append(
-                METRICS.build(dict(type=kind, out_file_path=args.out)))
+            # The first one, so that no other one can keep it from writing.
+            runner.test_evaluator.metrics.insert(
+                0, METRICS.build(dict(type=kind, out_file_path=args.out)))
         runner.test()
 
 

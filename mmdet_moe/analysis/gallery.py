@@ -1,13 +1,14 @@
 """Pictures for the page: test pictures with what is on them, and crops."""
 import base64
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, Dict, List, Literal, Tuple
 
 import cv2
 import numpy as np
 
 from mmdet_moe.colours import EXPERT_COLOURS
+from mmdet_moe.files import common_folder
 
 from .records import Records, Things
 
@@ -90,7 +91,7 @@ def gallery(records: Records, *, score_thr: float, image: Image,
         image: Of the test pictures.
         room: Bytes that are left for them on the page.
     """
-    shown, size = [], 0
+    shown, size, name_of = [], 0, _names(records)
     for i in records.shown:
         picture = records.pictures[i]
         pixels = image(i, picture.path)
@@ -124,7 +125,7 @@ def gallery(records: Records, *, score_thr: float, image: Image,
             break
         shown.append(
             Shown(
-                Path(picture.path).name, url, round(zoom * picture.width),
+                name_of(i), url, round(zoom * picture.width),
                 round(zoom * picture.height), boxes, weights, maps))
     return shown
 
@@ -142,10 +143,11 @@ def extremes(records: Records, layer: str, rng: np.random.Generator,
     weights = records.weights(layer, things)
     experts = sum(layer.experts for layer in records.layers.values())
     number = min(CROPS, max(1, ALL_CROPS // (2 * experts)))
+    name_of = _names(records)
     return [
         {
             which: [
-                _crop(records, things, j, weights[j, e], image)
+                _crop(records, things, j, weights[j, e], image, name_of)
                 for j in _first_of_each_picture(things, sign * weights[:, e],
                                                 number, rng)
             ]
@@ -213,8 +215,15 @@ def _expert_map(leading: np.ndarray, width: float,
         round(height, 1), _highest(parts))
 
 
+def _names(records: Records) -> Callable[[int], str]:
+    """The file of a picture by its index, in the folder that all are in."""
+    root = common_folder([p.path for p in records.pictures])
+    return lambda i: os.path.relpath(
+        os.path.abspath(records.pictures[i].path), root)
+
+
 def _crop(records: Records, things: Things, j: int, weight: float,
-          image: Image) -> Crop:
+          image: Image, name_of: Callable[[int], str]) -> Crop:
     index = int(things.picture[j])
     picture = records.pictures[index]
     pixels = image(index, picture.path)
@@ -229,7 +238,7 @@ def _crop(records: Records, things: Things, j: int, weight: float,
     return Crop(
         _data_url(cv2.resize(cut, (width, CROP),
                              interpolation=cv2.INTER_AREA)),
-        records.described(things, j), float(weight), Path(picture.path).name)
+        records.described(things, j), float(weight), name_of(index))
 
 
 def _data_url(picture: np.ndarray,

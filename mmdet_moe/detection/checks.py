@@ -7,12 +7,14 @@ from mmdet_moe.config_parts import metrics_of, type_name
 from mmdet_moe.datasets.checks import check_coco_dataset
 from mmdet_moe.datasets.classes import check_classes
 from mmdet_moe.datasets.evaluators import check_evaluator
+from mmdet_moe.datasets.palettes import complete_palettes
 from mmdet_moe.layers.checks import ConfigError
 from mmdet_moe.layers.distributed import launched_rank
 
 
 def check_config(cfg: Config, loaders: Sequence[str]) -> None:
-    """Refuse data, classes and channels that do not fit.
+    """Refuse data, classes and channels that do not fit, and give each class
+    a colour.
 
     Args:
         cfg: Of a training or a test.
@@ -27,6 +29,7 @@ def check_config(cfg: Config, loaders: Sequence[str]) -> None:
     """
     _check_channels(cfg.model)
     check_classes(cfg, loaders)
+    complete_palettes(cfg, loaders)
     # A large annotation file is read by one process of several.
     if launched_rank() != 0:
         return

@@ -67,3 +67,16 @@ def test_decisions_about_positions_are_painted(tmp_path, monkeypatch):
     expected = [[EXPERT_COLOURS[e] for e in row]
                 for row in ((0, 1, 1), (2, 1, 0))]
     assert pixels.tolist() == np.array(expected).tolist()
+
+
+def test_files_of_one_name_keep_their_folders(tmp_path):
+    found = records(tmp_path, pictures=4, shown=(0, 3))
+    for i, picture in enumerate(found.pictures):
+        path = tmp_path / f'cam{i}' / 'frame.jpg'
+        path.parent.mkdir()
+        path.write_bytes((tmp_path / f'{i}.jpg').read_bytes())
+        found.pictures[i] = replace(picture, path=str(path))
+    shown = gallery(found, score_thr=0.3, image=image, room=10**6)
+    assert [p.name for p in shown] == ['cam0/frame.jpg', 'cam3/frame.jpg']
+    first, _ = extremes(found, 'moe', np.random.default_rng(0), image)
+    assert first['most'][0].name == 'cam3/frame.jpg'
