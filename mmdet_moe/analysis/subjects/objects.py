@@ -22,6 +22,7 @@ from mmdet_moe.layers import Decision
 from mmdet_moe.sizes import SIZES, size_of
 
 from .average_precision import NOTHING, AveragePrecision
+from .matching import MAX_DETECTIONS
 from .subject import Columns, GroupOf, Subject, unique
 
 
@@ -189,6 +190,7 @@ class AnnotatedObjects(Subject):
             'size.' for i, size in enumerate(SIZES)
             if not (objects.groups['size'] == i).any()
         ]
+        notes += crowded(objects.picture, objects.groups['class'])
         if len(records.predicted) == 0:
             notes.append('Nothing was detected at all: the model is '
                          'untrained, or its score_thr too high.')
@@ -197,3 +199,23 @@ class AnnotatedObjects(Subject):
                          'an object belongs to, so tables by level are '
                          'missing.')
         return notes
+
+
+def crowded(images: np.ndarray, labels: np.ndarray) -> List[str]:
+    """A note where images have more objects of a class than COCOeval takes
+    detections.
+
+    Args:
+        images, labels: (n,) of each object.
+    """
+    places, number = np.unique(np.stack([images, labels]), axis=1,
+                               return_counts=True)
+    many = number > MAX_DETECTIONS
+    if not many.any():
+        return []
+    most = np.minimum(number, MAX_DETECTIONS).sum() / number.sum()
+    return [f'{len(set(places[0, many]))} images have more than '
+            f'{MAX_DETECTIONS} objects of a class, {number.max()} at most. '
+            f'COCOeval, and so AP, takes {MAX_DETECTIONS} detections of a '
+            f'class in an image, so that a perfect detector finds '
+            f'{100 * most:.1f} % of all objects.']
