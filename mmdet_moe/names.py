@@ -7,6 +7,11 @@ from .sizes import SIZES
 _WEIGHTS = '.expert_weights'
 
 
+#: Name of what a data sample says about annotated objects; in `undecided`, the
+#: key of the reason why the rule of the training did not say it.
+GT_ORIGINS = 'gt_origins'
+
+
 def weights_field(layer: str) -> str:
     """Field of ``pred_instances`` with the expert weights of a layer."""
     return layer + _WEIGHTS

@@ -19,6 +19,7 @@ from mmdet_moe.hooks import check_fit
 from mmdet_moe.hooks.wrappers import unwrapped
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_int
+from mmdet_moe.names import GT_ORIGINS
 from mmdet_moe.version import __version__
 
 from .attempts import Attempts
@@ -300,5 +301,8 @@ def _forced_notes(layers: Dict[str, MoELayer]) -> List[str]:
 
 
 def _left_out(records: Records) -> List[str]:
-    return [f'The MoE layer {name} is left out: {why}.'
-            for name, why in records.left_out.items()]
+    return [
+        f'The MoE layer {name} is left out: {why}.' if name != GT_ORIGINS else
+        'The rule of the training did not say where annotated objects of some '
+        f'images belong: {why}.' for name, why in records.left_out.items()
+    ]

@@ -9,7 +9,7 @@ from torch import nn
 from mmdet_moe.layers import Decision
 from mmdet_moe.models.provenance import Origin
 from mmdet_moe.models.reporting import DecisionReporter, reporter_of
-from mmdet_moe.names import weights_field
+from mmdet_moe.names import GT_ORIGINS, weights_field
 
 from .mask_boxes import boxes_of
 from .provenance import (
@@ -64,7 +64,7 @@ class DetectionReporter(DecisionReporter):
             return
         objects = [None] * len(samples)
         reasons: Dict[str, str] = {}
-        with self.reasons(reasons, 'gt_origins'):
+        with self.reasons(reasons, GT_ORIGINS):
             objects = self._objects(samples, origins, reasons)
         for sample in samples:
             sample.undecided.update(reasons)
@@ -107,7 +107,7 @@ class DetectionReporter(DecisionReporter):
             for s, there in zip(samples, annotated)
         ]
         assigned = None  # as without a rule, also where it fails
-        with self.reasons(reasons, 'gt_origins'):
+        with self.reasons(reasons, GT_ORIGINS):
             assigned = source.objects(objects, [s.metainfo for s in samples])
         result = []
         for b, (sample, one) in enumerate(zip(samples, objects)):

@@ -23,6 +23,7 @@ from mmdet_moe.analysis.interventions import (
 from mmdet_moe.analysis.joining import make_records
 from mmdet_moe.analysis.metric import of_pictures
 from mmdet_moe.analysis.parts import Parts, join
+from mmdet_moe.analysis.report import _left_out
 from mmdet_moe.analysis.subjects.objects import AnnotatedObjects
 from mmdet_moe.assignment_table import assignment_table
 from mmdet_moe.evaluation import ExpertAssignmentMetric
@@ -227,6 +228,18 @@ def test_layers_that_do_not_decide_about_pictures_are_left_out(load_config):
     assert 'it sees maps of (3, 3)' in records.left_out['maps']
     tables = records.labelled.under.keys() | records.predicted.under.keys()
     assert tables == set(records.layers)
+
+
+def test_a_rule_for_objects_that_fails_leaves_no_layer_out(load_config):
+    detector = build(load_config, bbox_head=dict(moe=MOE, moe_in='cls'))
+    data = batch()
+    run = collector(detector, data)
+    detector.decision_reporter.provenance.objects = lambda *_: 1 / 0
+    records = records_of(run, data)
+    assert list(records.layers) == ['bbox_head.cls_subnet']
+    assert len(records.labelled)
+    note, = _left_out(records)
+    assert 'MoE layer' not in note and 'ZeroDivisionError' in note
 
 
 def test_no_layer_decides_about_pictures(load_config):

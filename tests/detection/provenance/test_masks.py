@@ -53,11 +53,14 @@ def sparse(path):
     model = model_of(path)
     model.rpn_head.num_proposals = QUERIES
     roi = model.roi_head
+    if 'mask_head' in roi:
+        roi.mask_head = roi.mask_head[:2]
     roi.bbox_roi_extractor.finest_scale = 14
     roi.update(num_stages=2, stage_loss_weights=[1, 1],
                bbox_head=roi.bbox_head[:2])
     model.train_cfg.rcnn = model.train_cfg.rcnn[:2]
-    model.test_cfg.rcnn.max_per_img = 30
+    # As QueryInst needs it: its masks are of as many detections.
+    model.test_cfg.rcnn.max_per_img = QUERIES
     return model, ['roi_head.bbox_head.*.ffn', 'roi_head.bbox_head.1.fc_reg']
 
 
@@ -70,6 +73,7 @@ MODELS = {
     'maskformer/maskformer_r50_ms-16xb1-75e_coco.py':
     (mask_former, MaskQueryProvenance),
     'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': (sparse, SparseProvenance),
+    'queryinst/queryinst_r50_fpn_1x_coco.py': (sparse, SparseProvenance),
 }
 GRIDS = [path for path in MODELS if 'solo' in path]
 
@@ -84,7 +88,10 @@ def detector_of(path):
     assert type(detector.decision_reporter.provenance) is kind
     if kind is GridProvenance:
         detector.mask_head.register_forward_hook(vary)
-    elif kind is SparseProvenance:  # regions of all sizes
+    elif kind is SparseProvenance:  # regions of all sizes, which stay
+        for name, parameter in detector.named_parameters():
+            if '.fc_reg' in name and 'gate' not in name:
+                parameter.data.zero_()
         detector.rpn_head.init_proposal_bboxes.weight.data[:, 2:] = (
             torch.linspace(0.1, 1, QUERIES)[:, None])
     return detector
@@ -117,10 +124,10 @@ def run(detector):
 
 
 def keys_of(found):
-    """Class, and mask or box, of each detection: what no other one has."""
-    what = found.masks.flatten(1) if 'masks' in found else found.bboxes
-    return [(int(label), x.numpy().tobytes())
-            for label, x in zip(found.labels, what)]
+    """Class, box and mask of each detection: what no other one has."""
+    what = [found.bboxes, *([found.masks] if 'masks' in found else [])]
+    return [(int(label), *(x.numpy().tobytes() for x in own))
+            for label, *own in zip(found.labels, *what)]
 
 
 @pytest.mark.parametrize('path', MODELS)
@@ -209,8 +216,10 @@ def test_a_detection_is_of_the_query_without_which_it_is_none(path):
     assert [len(m) for m in missing] == [len(s.pred_instances) for s in found]
 
 
-def test_a_learned_region_is_on_the_level_that_it_is_cut_out_of():
-    detector = detector_of('sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py')
+@pytest.mark.parametrize('path', [
+    p for p in MODELS if MODELS[p][1] is SparseProvenance])
+def test_a_learned_region_is_on_the_level_that_it_is_cut_out_of(path):
+    detector = detector_of(path)
     seen = []
     detector.roi_head.bbox_roi_extractor[-1].register_forward_pre_hook(
         lambda _, args: seen.append(args[1]))
