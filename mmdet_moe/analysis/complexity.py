@@ -28,6 +28,7 @@ from torch import nn
 
 from mmdet_moe.config_parts import type_name
 from mmdet_moe.conversion.dense_twin import dense_twin
+from mmdet_moe.conversion.pictures import image_channels
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import check_int, fail
 from mmdet_moe.layers.dispatch import DISPATCHES
@@ -270,7 +271,7 @@ def _generated_batch(model: nn.Module, height: int, width: int) -> dict:
     """``inputs`` of noise, preprocessed; for a detector with what it has to
     know of the picture in ``data_samples``."""
     picture = torch.randint(
-        256, (3, height, width),
+        256, (image_channels(model), height, width),
         dtype=torch.uint8,
         generator=torch.Generator().manual_seed(0))
     if not isinstance(model, BaseDetector):

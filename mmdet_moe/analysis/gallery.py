@@ -96,8 +96,10 @@ def gallery(records: Records, *, score_thr: float, image: Image,
         picture = records.pictures[i]
         pixels = image(i, picture.path)
         zoom = _zoom(pixels)
+        height, width = (max(1, round(zoom * side))
+                         for side in pixels.shape[:2])
         url = _data_url(
-            cv2.resize(pixels, None, fx=zoom, fy=zoom,
+            cv2.resize(pixels, (width, height),
                        interpolation=cv2.INTER_AREA if zoom < 1 else
                        cv2.INTER_NEAREST))
         boxes = []
@@ -227,18 +229,27 @@ def _crop(records: Records, things: Things, j: int, weight: float,
     index = int(things.picture[j])
     picture = records.pictures[index]
     pixels = image(index, picture.path)
-    x1, y1, x2, y2 = _boxes_of(records, things[[j]])[0]
-    # a margin of a fifth shows where the object is
-    dx, dy = 0.2 * (x2 - x1), 0.2 * (y2 - y1)
-    left, top = int(max(0, x1 - dx)), int(max(0, y1 - dy))
-    cut = pixels[top:max(top + 1, int(y2 + dy)),
-                 left:max(left + 1, int(x2 + dx))]
+    height, width = pixels.shape[:2]
+    box = np.nan_to_num(_boxes_of(records, things[[j]])[0].astype(float))
+    (left, right), (top, bottom) = (
+        _around(*box[axis::2], side) for axis, side in ((0, width),
+                                                        (1, height)))
+    cut = pixels[top:bottom, left:right]
     zoom = CROP / cut.shape[0]
     width = min(max(1, round(zoom * cut.shape[1])), 3 * CROP)
     return Crop(
         _data_url(cv2.resize(cut, (width, CROP),
                              interpolation=cv2.INTER_AREA)),
         records.described(things, j), float(weight), name_of(index))
+
+
+def _around(low: float, high: float, side: int) -> Tuple[int, int]:
+    """The pixels of a box along one axis: with a margin of a fifth, which
+    shows where the object is; inside of the picture, and at least one."""
+    margin = 0.2 * abs(high - low)
+    first, last = sorted((low, high))
+    start = int(min(max(0, first - margin), side - 1))
+    return start, int(max(start + 1, min(last + margin, side)))
 
 
 def _data_url(picture: np.ndarray,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmdet_moe.layers import MoELayer
 
 from .checkpoints import UpcyclingError
-from .pictures import sample_batch
+from .pictures import image_channels, sample_batch
 
 #: What draws random numbers in training, or goes by the batch; a MoE layer
 #: with all that is in it.
@@ -74,7 +74,8 @@ def _run(detector: nn.Module, picture: Optional[str]) -> dict:
     """Losses and raw outputs by name, detections (n, 6)."""
     preprocessor = detector.data_preprocessor
     masks = getattr(preprocessor, 'pad_mask', False)
-    data = preprocessor(sample_batch(picture, masks), False)
+    data = preprocessor(
+        sample_batch(picture, masks, image_channels(detector)), False)
 
     def call(mode: str) -> Any:
         torch.manual_seed(0)

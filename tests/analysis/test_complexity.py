@@ -133,3 +133,19 @@ def test_a_twin_that_cannot_be_built_is_no_error(load_config, monkeypatch):
     result = complexity(cfg, SHAPE)
     assert result.twin is None and 'NoDetector' in result.twin_error
     assert 'NoDetector' in as_text(result)
+
+
+@pytest.mark.parametrize('channels', [5, 1])
+def test_images_of_other_channels(load_config, channels):
+    """The first convolution has 7 x 7 x C x 64 products for each output."""
+    cfg = load_config('retinanet_moe_fpn_shapes')
+    cfg.model.data_preprocessor.update(
+        mean=None, std=None, bgr_to_rgb=False)
+    before = complexity(cfg, SHAPE).parts['backbone']
+    cfg.model.backbone.in_channels = channels
+    found = complexity(cfg, SHAPE).parts['backbone']
+    wide = cfg.model.backbone.get('stem_channels') or cfg.model.backbone.get(
+        'base_channels', 64)
+    assert found.params - before.params == 49 * wide * (channels - 3)
+    assert found.flops - before.flops == (
+        2 * 49 * wide * (channels - 3) * (96 // 2) * (128 // 2))

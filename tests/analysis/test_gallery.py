@@ -80,3 +80,26 @@ def test_files_of_one_name_keep_their_folders(tmp_path):
     assert [p.name for p in shown] == ['cam0/frame.jpg', 'cam3/frame.jpg']
     first, _ = extremes(found, 'moe', np.random.default_rng(0), image)
     assert first['most'][0].name == 'cam3/frame.jpg'
+
+
+def pixels_of(url):
+    code = np.frombuffer(b64decode(url.split(',')[1]), np.uint8)
+    return cv2.imdecode(code, cv2.IMREAD_COLOR)
+
+
+@pytest.mark.parametrize('box', [
+    [500, 300, 520, 310], [-90, -90, -10, -10], [30, 25, 10, 5],
+    [10, 5, 10, 5], [float('nan')] * 4, [0, 0, float('inf'), 9],
+    [59.9, 39.9, 60, 40]])
+def test_any_box_can_be_cut_out(tmp_path, box):
+    found = records(tmp_path)
+    found.labelled.box[:] = box
+    crops = extremes(found, 'moe', np.random.default_rng(0), image)
+    assert pixels_of(crops[0]['most'][0].url).shape[0] == 72
+
+
+def test_a_strip_keeps_a_pixel(tmp_path):
+    shown, = gallery(
+        records(tmp_path, shown=(3, )), score_thr=0.3, room=10**6,
+        image=lambda *_: np.zeros((1, 5000, 3), np.uint8))
+    assert pixels_of(shown.url).shape == (1, 640, 3)

@@ -3,7 +3,6 @@ import json
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Optional, Tuple
 
-import mmcv
 import numpy as np
 import torch
 from mmdet.datasets import CocoDataset
@@ -22,6 +21,7 @@ from mmdet_moe.layers import Decision
 from mmdet_moe.sizes import SIZES, size_of
 
 from .average_precision import NOTHING, AveragePrecision
+from .loading import loaded_image
 from .matching import MAX_DETECTIONS
 from .subject import Columns, GroupOf, Subject, unique
 
@@ -61,6 +61,7 @@ class AnnotatedObjects(Subject):
     score_thr = 0.3
 
     def __init__(self, dataset: CocoDataset) -> None:
+        self.dataset = dataset
         self.source = str(dataset.ann_file)
         self.files = [self.source]
         with get_local_path(
@@ -166,7 +167,7 @@ class AnnotatedObjects(Subject):
         return found
 
     def image(self, index: int, path: str) -> np.ndarray:
-        return mmcv.imread(path, channel_order='rgb')
+        return loaded_image(self.dataset, index)
 
     def notes(self, records) -> List[str]:
         objects = records.labelled
