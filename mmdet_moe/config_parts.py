@@ -1,7 +1,9 @@
 """Parts of configs, whoever builds them."""
+from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple
 
 from mmengine.registry import Registry
+from mmengine.utils import get_installed_path
 
 
 def type_name(cfg: dict) -> str:
@@ -65,3 +67,9 @@ def _around(classes: Sequence[str], place: int) -> str:
     shown = ['...'] * (begin > 0) + list(classes[begin:end])
     shown += ['...'] * (end < len(classes))
     return f'{", ".join(shown)} ({len(classes)} classes)'
+
+
+def packaged_file(path: str) -> Path:
+    """The file of a config that an installed package has."""
+    package, _, name = path.partition('::')
+    return Path(get_installed_path(package), '.mim', 'configs', name)

@@ -26,7 +26,7 @@ from mmengine.runner import Runner
 from mmengine.utils import is_installed
 from torch import nn
 
-from .config_parts import metrics_of, type_name
+from .config_parts import metrics_of, packaged_file, type_name
 from .conversion import UpcycleInit
 from .files import DataError, ReportError, TrainingError, hold_folder
 from .hooks import check_fit
@@ -115,6 +115,10 @@ def _read_config(path: str) -> Config:
     try:
         return get_config(path)
     except ValueError as error:
+        # The package's index of models does not list all of its configs.
+        file = packaged_file(path)
+        if file.is_file():
+            return Config.fromfile(file)
         raise DataError(f'{path} does not name a config: {error}') from None
 
 

@@ -99,7 +99,13 @@ def test_each_cell_is_merged_anew(grid):
 @pytest.mark.parametrize('change, message', [
     (('none=', 'kl_e4={}, none='), None),
     (("dense='./dense.py'", "kl_e4='./dense.py'"), 'two cells of the name kl_'),
-    (('constraint=', 'layer='), "an axis 'layer', which is the name of a col")])
+    (('constraint=', 'layer='), "an axis 'layer', which is the name of a col"),
+    (('none=', "**{'../../../escaped': {}}, none="), 'escaped'),
+    (("dense='", "**{'../dense': './dense.py'}, dense='"), r'\.\./dense'),
+    (('model.moe.soft\': None', 'modle.moe.soft\': 1'),
+     "'constraint', value 'none' sets modle.moe.soft.*there is model"),
+    (("{'model.moe.soft': None}", "{'model.moe.soft': 'KL'}"),
+     "axis 'constraint' give the same")])
 def test_names(grid, change, message):
     Path(grid).write_text(GRID.replace(*change))
     if message is None:
@@ -107,6 +113,14 @@ def test_names(grid, change, message):
         return
     with pytest.raises(DataError, match=message):
         runs_of(grid)
+
+
+def test_a_grid_that_would_run_code(tmp_path):
+    (tmp_path / 'grid.yaml').write_text(
+        '!!python/object/apply:os.mkdir [%s]' % (tmp_path / 'made'))
+    with pytest.raises(DataError, match='grid.yaml is no grid'):
+        runs_of(str(tmp_path / 'grid.yaml'))
+    assert not (tmp_path / 'made').exists()
 
 
 def test_results_of_other_settings_are_refused(grid, tmp_path):

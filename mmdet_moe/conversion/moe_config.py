@@ -1,11 +1,12 @@
 """The text of a config that gives experts to the detector of another one."""
+import os
 import shlex
 import textwrap
 from typing import Any, List, Optional, Sequence
 
 from mmengine.config import Config
 
-from mmdet_moe.config_parts import in_scope, type_name
+from mmdet_moe.config_parts import in_scope, inner_datasets, type_name
 
 
 def experts_of(at: Sequence[str], num_experts: int, top_k: int,
@@ -30,7 +31,8 @@ def moe_config(cfg: Config,
 
     A list in a config takes the place of the one that its base has, so the
     base's hooks, metrics and imports are named again. ExpertAssignmentMetric
-    is added where there is a CocoMetric with an annotation file.
+    is added where there is a CocoMetric with the data loader's annotation file.
+    Of a wrapper, such as a tracker, the detector inside gets the experts.
 
     Args:
         cfg: The other config, as loaded.
@@ -93,12 +95,21 @@ def _imports(cfg: Config) -> str:
     return 'custom_imports = dict(' + ('\n    ' if base else '') + line
 
 
+def is_wrapper(model: Any) -> bool:
+    """Whether a model has a detector of its own, as trackers and teachers."""
+    return 'type' in (model.get('detector') or '')
+
+
 def _model(cfg: Config, experts: dict) -> str:
+    wraps = is_wrapper(cfg.model)
+    detector = cfg.model.detector if wraps else cfg.model
     return '\n'.join([
-        'model = dict(', f'    type={in_scope("MoEDetector", cfg)!r},',
-        f'    detector={cfg.model.type!r},', '    experts=[', '        dict(',
+        f'model = dict({"detector=dict(" * wraps}',
+        f'    type={in_scope("MoEDetector", cfg)!r},',
+        f'    detector={detector.type!r},', '    experts=[', '        dict(',
         ',\n'.join(f'            {key}={_value(value)}'
-                   for key, value in experts.items()) + ')', '    ])'
+                   for key, value in experts.items()) + ')',
+        '    ]' + ')' * (1 + wraps)
     ])
 
 
@@ -129,7 +140,8 @@ def _evaluators(cfg: Config) -> List[str]:
     """The base's evaluators and that of the experts."""
     found = {}
     for key in ('val_evaluator', 'test_evaluator'):
-        coco = _coco_metric(cfg.get(key), f'_base_.{key}')
+        coco = _coco_metric(cfg.get(key), f'_base_.{key}',
+                            _annotations(cfg, key.partition('_')[0]))
         if coco is not None:
             own = f'*_base_.{key}' if isinstance(cfg[key], list) else (
                 f'_base_.{key}')
@@ -141,12 +153,24 @@ def _evaluators(cfg: Config) -> List[str]:
     return [f'{key} = {value}' for key, value in found.items()]
 
 
-def _coco_metric(evaluator: Any, name: str) -> Optional[str]:
-    """How a config refers to the CocoMetric with annotations of the pictures;
-    None where there is none."""
+def _annotations(cfg: Config, kind: str) -> List[str]:
+    """The annotation files of a data loader; none where they are not known."""
+    dataset = (cfg.get(f'{kind}_dataloader') or {}).get('dataset') or {}
+    return [
+        os.path.normpath(os.path.join(part.get('data_root') or '',
+                                      part['ann_file']))
+        for _, part in inner_datasets(kind, dataset) if part.get('ann_file')
+    ]
+
+
+def _coco_metric(evaluator: Any, name: str,
+                 annotations: Sequence[str]) -> Optional[str]:
+    """How a config refers to the CocoMetric with annotations of the pictures
+    that are loaded; None where there is none."""
     listed = evaluator if isinstance(evaluator, list) else [evaluator or {}]
     for i, metric in enumerate(listed):
         if (type_name(metric) == 'CocoMetric' and metric.get('ann_file')
-                and not metric.get('format_only')):
+                and not metric.get('format_only')
+                and annotations in ([], [os.path.normpath(metric.ann_file)])):
             return f'{name}[{i}]' if isinstance(evaluator, list) else name
     return None

@@ -1,6 +1,7 @@
 """Experts for a stock detector: a small config, and a checkpoint, for it."""
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
@@ -8,13 +9,14 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdet_moe.config_parts import packaged_file
 from mmdet_moe.detection.detector import add_experts
 from mmdet_moe.files import write_text
 from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_number, fail
 from mmdet_moe.models.placing import table_of_experts
 
-from .moe_config import experts_of, moe_config
+from .moe_config import experts_of, is_wrapper, moe_config
 from .upcycle import check_absent, write_upcycled
 
 
@@ -68,6 +70,10 @@ def moeify(cfg: Config,
     for path in (out, checkpoint_out):
         if path is not None:
             check_absent(path)
+    if checkpoint is not None and is_wrapper(cfg.get('model') or {}):
+        fail('checkpoint', checkpoint, f'none for a {cfg.model.type}: make one '
+             'of the config of its detector alone, and name it in '
+             'model.detector.init_cfg of the new config')
     experts = experts_of(at, num_experts, top_k, soft_constraint)
     dense, moe = _build(cfg), _build(cfg)
     said = [table_of_experts(add_experts(moe, [experts]))]
@@ -104,7 +110,8 @@ def _checkpoint_out(out: Optional[str], checkpoint: Optional[str],
 
 
 def _build(cfg: Config) -> Any:
-    """The detector of a config, which has no experts yet."""
+    """The detector of a config, or of the wrapper in it; it has no experts
+    yet."""
     model = cfg.get('model')
     name = model.get('type') if isinstance(model, dict) else None
     if not isinstance(name, str):
@@ -113,6 +120,8 @@ def _build(cfg: Config) -> Any:
     if name.rpartition('.')[2] == 'MoEDetector':
         raise ConfigError('the model has experts already: its type is '
                           'MoEDetector. Add to its experts in the config')
+    if is_wrapper(model):
+        model = model.detector
     for key in ('detector', 'experts'):
         if key in model:
             fail(f'model.{key}', '...', 'no such key: MoEDetector has one of '
@@ -128,8 +137,9 @@ def _build(cfg: Config) -> Any:
 def _reference(config: str, out: Optional[str]) -> str:
     """How the written config names the other: relative to its own folder, or
     absolute where that would lead through the root."""
-    if '::' in config:
-        return config
+    if '::' in config:  # MMEngine takes word characters alone in a folder
+        return config if re.match(r'\w+::\w+/\w', config) else str(
+            packaged_file(config))
     path = os.path.abspath(os.path.expanduser(config))
     folder = os.path.dirname(os.path.abspath(out)) if out else os.getcwd()
     if os.path.commonpath([path, folder]) == os.path.sep:

@@ -12,21 +12,27 @@ A grid is a config file with
 import copy
 import json
 import os
+import re
 from dataclasses import dataclass
+from difflib import get_close_matches
+from inspect import signature
 from itertools import product, zip_longest
 from pathlib import Path
 from shlex import join, quote
 from typing import Dict, List, Mapping, Sequence, Union
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from mmdet_moe.analysis.parts import PARTS
 from mmdet_moe.files import DataError, write_text
-from mmdet_moe.launch import read_config
+from mmdet_moe.launch import OTHER_KEYS, read_config
 from mmdet_moe.layers.checks import fail
 
 #: Of the table, beside axes and metrics.
 COLUMNS = ('cell', 'cfg_options', 'report_options', 'seed', 'layer')
+#: Of a cell: what is a folder's name, and below the work folder.
+_NAME = re.compile(r'\w[\w.+,=-]*')
 #: In the folder of a run: what it was made with.
 SETTINGS = 'settings.json'
 
@@ -122,6 +128,9 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
         DataError: The file is no grid.
         ConfigError: There is no such axis or value.
     """
+    if Path(grid).suffix in ('.yml', '.yaml'):
+        # MMEngine reads them in a way that runs what is in them.
+        raise DataError(f'{grid} is no grid: it must be a .py or .json file')
     content = read_config(grid)
     axes = content.get('axes')
     if not isinstance(axes, dict) or not axes or not isinstance(
@@ -146,6 +155,7 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
                 fail(axis, value, ' or '.join(axes[axis]))
     here = Path(grid).parent
     base, cells = _read(here, content.base), []
+    _check_keys(grid, axes, base)
     for values in product(*(
             [v for v in axes[axis] if v in only.get(axis, axes[axis])]
             for axis in axes)):
@@ -159,11 +169,39 @@ def runs_of(grid: str, *, seeds: Sequence[int] = (0, ),
                       _read(here, path), False))
     names = [name for name, *_ in cells]
     for name in names:
+        if not _NAME.fullmatch(name):
+            raise DataError(f'{grid} has a cell {name!r}, which is no name of '
+                            'a folder; allowed are letters, digits and the '
+                            'characters _ . + - , = after a letter or digit')
         if names.count(name) > 1:
             raise DataError(f'{grid} has two cells of the name {name}; other '
                             'names of the values are needed')
     return [Run(cell, config, name, seed, has_report) for seed in seeds
             for name, cell, config, has_report in cells]
+
+
+def _check_keys(grid: str, axes: Mapping[str, Mapping], base: Config) -> None:
+    """Refuse a setting whose first part the base does not have, nor a runner:
+    it would change nothing."""
+    known = {*base, *signature(Runner.__init__).parameters, *OTHER_KEYS}
+    for axis, values in axes.items():
+        for value, settings in values.items():
+            for key in settings:
+                if key.partition('.')[0] not in known:
+                    near = get_close_matches(key.partition('.')[0], known)
+                    raise DataError(
+                        f'{grid}: axis {axis!r}, value {value!r} sets {key}, '
+                        'which the base does not have' + (
+                            f'; there is {near[0]}' if near else ''))
+        if len(values) > 1:
+            merged = set()
+            for settings in values.values():
+                config = copy.deepcopy(base)
+                config.merge_from_dict(copy.deepcopy(dict(settings)))
+                merged.add(config.pretty_text)
+            if len(merged) == 1:
+                raise DataError(f'{grid}: all values of the axis {axis!r} '
+                                'give the same config')
 
 
 def _first_difference(there: Union[str, List[str]],

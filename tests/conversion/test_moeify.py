@@ -5,6 +5,7 @@ import os
 import other_library
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmdet_moe.conversion.checkpoints import UpcyclingError
@@ -101,7 +102,6 @@ def test_lists_of_the_base_are_kept(base, tmp_path):
 
 
 def test_with_a_checkpoint(base, tmp_path):
-    from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
     init_default_scope('mmdet')
     detector = MODELS.build(read_config(str(base)).model)
@@ -185,3 +185,38 @@ def test_what_is_refused(base, tmp_path, change, options, message):
 def test_a_package_that_is_not_there():
     with pytest.raises(Exception, match='no_such_package is not installed'):
         read_config('no_such_package::a.py')
+
+
+def test_a_wrapper_gives_experts_to_the_detector_inside(base, tmp_path):
+    base.write_text(BASE + """
+model = dict(type='ByteTrack', detector=model,
+             tracker=dict(type='ByteTracker'))
+""")
+    out = tmp_path / 'moe.py'
+    make(base, out=str(out))
+    model = Config.fromfile(out).model
+    assert model.type == 'ByteTrack' and 'experts' not in model
+    assert model.detector.type == 'MoEDetector'
+    assert model.detector.detector == 'FCOS'
+    assert model.detector.experts[0]['at'] == [CONVS]
+    MODELS.build(model.detector)
+    with pytest.raises(ConfigError, match="checkpoint='dense.pth'.*ByteTrack"):
+        make(base, checkpoint='dense.pth', out=str(tmp_path / 'x.py'))
+
+
+@pytest.mark.parametrize('ann_file, added', [
+    ('val.json', True), ('other.json', False)])
+def test_only_for_annotations_that_are_loaded(base, ann_file, added):
+    base.write_text(BASE + f"""
+val_dataloader = dict(dataset=dict(type='CocoDataset', data_root='',
+                                   ann_file='{ann_file}'))
+""")
+    assert ('ExpertAssignmentMetric' in make(base)) == added
+
+
+def test_configs_that_the_index_does_not_list():
+    name = 'mmdet::gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py'
+    assert read_config(name).model.type == 'FasterRCNN'
+    text = make(name, ['roi_head.bbox_head.shared_fcs.0'])
+    assert Config.fromstring(text[text.index('"""Faster'):], '.py'
+                             ).model.detector == 'FasterRCNN'
