@@ -7,10 +7,11 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdet_moe.layers import Decision
-from mmdet_moe.models.provenance import Origin
+from mmdet_moe.models.provenance import Origin, Undecided
 from mmdet_moe.models.reporting import DecisionReporter, reporter_of
 from mmdet_moe.names import GT_ORIGINS, weights_field
 
+from .boxes import enclosing
 from .mask_boxes import boxes_of
 from .provenance import (
     matching_detections,
@@ -56,7 +57,8 @@ class DetectionReporter(DecisionReporter):
                 for b, s in enumerate(samples)
             ]
         except Exception as error:
-            reason = self.error_text(error)
+            reason = str(error) if isinstance(
+                error, Undecided) else self.error_text(error)
             for sample in samples:
                 sample.undecided.update(
                     dict.fromkeys(sample.decisions, reason))
@@ -77,8 +79,8 @@ class DetectionReporter(DecisionReporter):
             undecided: Dict[str, str] = {}
             for name, decision in sample.decisions.items():
                 with self.reasons(undecided, name):
-                    weights = decision.at(boxes_of(found), origin.levels,
-                                          origin.items)
+                    weights = decision.at(enclosing(boxes_of(found)),
+                                          origin.levels, origin.items)
                     found.set_field(
                         weights.to(found.labels.device), weights_field(name))
             for name in undecided:

@@ -1,7 +1,8 @@
 """Objects and detections of a picture as arrays, and where they belong.
 
-Boxes are x1, y1, x2, y2 in pixels of the original picture. Data samples may be
-MMDetection's, or the dicts that evaluators are given.
+Boxes are x1, y1, x2, y2 in pixels of the original picture; those of another
+type, such as rotated ones, are the horizontal boxes around them. Data samples
+may be MMDetection's, or the dicts that evaluators are given.
 """
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
@@ -12,6 +13,7 @@ from mmdet.structures.bbox import get_box_tensor
 from pycocotools.coco import COCO
 
 from mmdet_moe.datasets.objects import is_object
+from mmdet_moe.detection.boxes import areas, enclosing
 from mmdet_moe.detection.mask_boxes import boxes_of
 from mmdet_moe.layers import Decision
 
@@ -23,7 +25,7 @@ class Boxes:
     Attributes:
         boxes: (n, 4).
         labels: (n,) class.
-        areas: (n,) in pixels; annotated, or of the box.
+        areas: (n,) in pixels; annotated, or of the box as it was detected.
         scores: (n,) of a detection; 1 for an object.
         levels: (n,) pyramid level, -1 if it has none.
         items: (n,) number of the region or query, -1 if it has none.
@@ -97,11 +99,17 @@ def objects_of(sample, coco: COCO, cat_ids: Sequence[int]) -> Boxes:
         raise ValueError(
             'no objects came with the pictures; the test pipeline needs '
             "dict(type='LoadAnnotations', with_bbox=True) after Resize")
-    found = _array(get_box_tensor(loaded.get('bboxes'))).reshape(-1, 4)
+    found = _array(enclosing(loaded.get('bboxes')))
+    # A file has the horizontal boxes around polygons, from which rotated ones
+    # are made.
+    if get_box_tensor(loaded.get('bboxes')).shape[-1] == 4:
+        reach = np.ones(len(boxes))
+    else:
+        reach = np.maximum(boxes[:, 2:] - boxes[:, :2], 2).max(axis=1) / 2
     names = [coco.cats[c]['name'] for c in cat_ids]
     for i in range(max(len(found), len(boxes))):
         if i < len(found) and i < len(boxes) and (
-                np.abs(found[i] - boxes[i]).max() <= 1
+                np.abs(found[i] - boxes[i]).max() <= reach[i]
                 and int(loaded.get('labels')[i]) == labels[i]):
             continue
         kind, box, where = (
@@ -121,9 +129,10 @@ def objects_of(sample, coco: COCO, cat_ids: Sequence[int]) -> Boxes:
 def detections_of(sample) -> Boxes:
     """The detections of a data sample."""
     found = sample.get('pred_instances')
-    boxes = _array(boxes_of(found)).astype(float)
+    own = boxes_of(found)
+    boxes = _array(enclosing(own)).astype(float)
     return Boxes(boxes, _array(found.get('labels')),
-                 np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+                 _array(areas(own.double())),
                  _array(found.get('scores')).astype(float),
                  _whole(found, 'level_ids', len(boxes)),
                  _whole(found, 'item_ids', len(boxes)))

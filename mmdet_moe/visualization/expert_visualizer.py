@@ -6,6 +6,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
 
 from mmdet_moe.colours import EXPERT_COLOURS
+from mmdet_moe.detection.boxes import enclosing
 from mmdet_moe.layers.checks import fail
 from mmdet_moe.names import weighed_layer, weights_field
 
@@ -67,6 +68,8 @@ class ExpertVisualizer(DetLocalVisualizer):
         leading = leading.where(~weights.isnan().any(dim=1),
                                 leading.new_tensor(experts))
         shown = instances.clone()
+        # Rotated boxes are drawn as the horizontal ones around them.
+        shown.bboxes = enclosing(instances.bboxes)
         shown.labels = leading * known + instances.labels
         names = [*map(str, range(experts)), 'no expert']
         colours = [*(EXPERT_COLOURS[e % len(EXPERT_COLOURS)]

@@ -6,6 +6,7 @@ from typing import Dict, List, Mapping, Optional, Tuple
 import numpy as np
 import torch
 from mmdet.datasets import CocoDataset
+from mmdet.structures.bbox import HorizontalBoxes, get_box_type
 from mmengine.fileio import get_local_path
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
@@ -59,6 +60,7 @@ class AnnotatedObjects(Subject):
     words = AveragePrecision.words
     needs = 'a CocoDataset'
     score_thr = 0.3
+    rotated = False
 
     def __init__(self, dataset: CocoDataset) -> None:
         self.dataset = dataset
@@ -67,6 +69,7 @@ class AnnotatedObjects(Subject):
         with get_local_path(
                 dataset.ann_file, backend_args=dataset.backend_args) as path:
             self.coco = COCO(path)
+        self.rotated = has_rotated_boxes(dataset)
         self._know(dataset.metainfo['classes'], [
             dataset.get_data_info(i)['img_id'] for i in range(len(dataset))])
 
@@ -173,6 +176,11 @@ class AnnotatedObjects(Subject):
         objects = records.labelled
         said = count_objects(self.coco.dataset, self.cat_ids).left_out
         notes = [said] if said else []
+        if self.rotated:
+            notes.append('The boxes of this data set are rotated. AP, matches '
+                         'and sizes of this report are those of the horizontal '
+                         'boxes around them, and its AP is not that of '
+                         'RotatedCocoMetric.')
         if len(objects) == 0:
             return notes + ['The test pictures have no annotated object' + (
                 ' that is not left out' if said else ': there is no AP') +
@@ -220,3 +228,17 @@ def crowded(images: np.ndarray, labels: np.ndarray) -> List[str]:
             f'COCOeval, and so AP, takes {MAX_DETECTIONS} detections of a '
             f'class in an image, so that a perfect detector finds '
             f'{100 * most:.1f} % of all objects.']
+
+
+def has_rotated_boxes(dataset: CocoDataset) -> bool:
+    """Whether the pipeline of a data set makes boxes of another type than
+    horizontal ones, as ``box_type='qbox'`` or ``'rbox'`` of a transform."""
+    pipeline = getattr(dataset, 'pipeline', None)
+    for step in getattr(pipeline, 'transforms', ()):
+        kinds = getattr(step, 'box_type_mapping', None) or {}
+        kinds = [getattr(step, 'box_type', 'hbox'), *kinds.values(),
+                 getattr(step, 'box_type_cls', HorizontalBoxes)]
+        if any(get_box_type(kind)[1] is not HorizontalBoxes
+               for kind in kinds):
+            return True
+    return False

@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence
 import torch
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
 from mmdet.models.task_modules.prior_generators import anchor_inside_flags
+from mmdet.structures.bbox import cat_boxes
 from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -200,5 +201,5 @@ def _inside(head: nn.Module, outs: Sequence, meta: dict) -> Tensor:
     valid = prior_generator(head).valid_flags(
         _sizes(outs), meta['pad_shape'], device=outs[0][0].device)
     return anchor_inside_flags(
-        torch.cat(_priors(head, outs)), torch.cat(valid),
+        cat_boxes(_priors(head, outs)), torch.cat(valid),
         meta['img_shape'][:2], head.train_cfg.get('allowed_border', -1))

@@ -7,12 +7,13 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
-from mmdet.structures.bbox import get_box_tensor, scale_boxes
+from mmdet.structures.bbox import BaseBoxes, HorizontalBoxes, get_box_tensor
 from mmdet.structures.mask import BaseInstanceMasks, BitmapMasks
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmdet_moe.detection.boxes import converted, enclosing, in_input
 from mmdet_moe.models.provenance import Origin, Provenance
 
 from .assignment import (
@@ -66,6 +67,8 @@ class LevelProvenance(Provenance):
         self._outs: Optional[tuple] = None
         #: Further arguments of ``predict_by_feat``.
         self._options: Dict[str, Any] = {}
+        #: How many numbers a box of the head has.
+        self._numbers = HorizontalBoxes.box_dim
 
     @classmethod
     def fits(cls, detector: nn.Module) -> bool:
@@ -120,6 +123,7 @@ class LevelProvenance(Provenance):
             else value for key, value in self._options.items()
         }
         near = found.to(_device(outs))
+        self._numbers = get_box_tensor(found.bboxes).shape[-1]
         distance, levels = torch.stack([
             _distances(near, self._candidates(outs, level, meta, options))
             for level in range(self.num_levels)
@@ -174,6 +178,7 @@ class LevelProvenance(Provenance):
             shown = _seen(one, meta, _device(maps))
             if takes_masks(self.head):
                 shown.masks = _masks(one, shown.bboxes, meta)
+            shown.bboxes = self._as_trained(shown.bboxes)
             levels = rule(self.head, maps, shown, meta)
             if levels is None:
                 return None
@@ -181,6 +186,14 @@ class LevelProvenance(Provenance):
             origins.append(_on(levels[:len(one)].where(
                 inside, levels.new_tensor(-1)).to(one.labels.device)))
         return origins
+
+    def _as_trained(self, boxes: BaseBoxes) -> Any:
+        """Boxes as the head's training gets them: of its type, and as a
+        tensor unless the detector is trained on instances of box types."""
+        boxes = converted(boxes, self._numbers)
+        preprocessor = getattr(self.detector, 'data_preprocessor', None)
+        return boxes.tensor if getattr(
+            preprocessor, 'boxtype2tensor', True) else boxes
 
     def _watched(self) -> tuple:
         if self._outs is None:
@@ -230,7 +243,8 @@ def _distances(found: InstanceData, candidates: InstanceData) -> Tensor:
         (n,), infinite where there is no candidate of that class.
     """
     boxes = get_box_tensor(found.bboxes).float()
-    extent = (boxes[:, 2:] - boxes[:, :2]).sum(dim=1, keepdim=True)
+    around = enclosing(boxes)
+    extent = (around[:, 2:] - around[:, :2]).sum(dim=1, keepdim=True)
     by_box = torch.cdist(
         boxes, get_box_tensor(candidates.bboxes).float(),
         p=math.inf) / extent.clamp(min=1)
@@ -253,17 +267,19 @@ def _seen(objects: InstanceData, meta: dict,
     the picture.
     """
     height, width = meta['img_shape'][:2]
-    whole = torch.tensor([[0., 0, width, height]], device=device)
-    boxes, labels = whole, torch.zeros(1, dtype=torch.long, device=device)
+    boxes = HorizontalBoxes(torch.tensor([[0., 0, width, height]]))
+    labels = torch.zeros(1, dtype=torch.long, device=device)
     if len(objects):
-        boxes = _in_picture(objects, meta).to(device)
-        boxes = boxes.where(
-            _inside_picture(objects, meta).to(device)[:, None], whole)
+        whole, boxes = boxes, _in_picture(objects, meta)
+        boxes.tensor = boxes.tensor.where(
+            _inside_picture(objects, meta)[:, None],
+            converted(whole, boxes.shape[-1]).tensor.to(boxes.device))
         labels = objects.labels.to(device)
+    boxes = boxes.to(device)
     return InstanceData(bboxes=boxes, labels=labels)
 
 
-def _masks(objects: InstanceData, boxes: Tensor,
+def _masks(objects: InstanceData, boxes: BaseBoxes,
            meta: dict) -> BaseInstanceMasks:
     """The masks of objects in the coordinates of the head's input; their boxes
     where they are annotated with boxes only."""
@@ -271,23 +287,23 @@ def _masks(objects: InstanceData, boxes: Tensor,
     if len(objects) and 'masks' in objects:
         return objects.masks.resize((height, width))
     masks = np.zeros((len(boxes), height, width), np.uint8)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().int().tolist()):
+    for mask, (x1, y1, x2, y2) in zip(
+            masks, enclosing(boxes).round().int().tolist()):
         mask[y1:max(y2, y1 + 1), x1:max(x2, x1 + 1)] = 1
     return BitmapMasks(masks, height, width)
 
 
-def _in_picture(objects: InstanceData, meta: dict) -> Tensor:
-    """Boxes (n, 4) in the coordinates of the head's input, cut off at the
-    borders of the picture."""
-    boxes = scale_boxes(
-        get_box_tensor(objects.bboxes).float(),
-        meta.get('scale_factor', (1, 1)))
-    height, width = meta['img_shape'][:2]
-    return boxes.clamp(min=0).minimum(
-        boxes.new_tensor([width, height, width, height]))
+def _in_picture(objects: InstanceData, meta: dict) -> BaseBoxes:
+    """Boxes in the coordinates of the head's input; those that are
+    horizontal are cut off at the borders of the picture."""
+    boxes = in_input(objects.bboxes, meta)
+    if isinstance(boxes, HorizontalBoxes):
+        boxes.clip_(meta['img_shape'][:2])
+    return boxes
 
 
 def _inside_picture(objects: InstanceData, meta: dict) -> Tensor:
     """(n,) bool, whether anything of an object is in the picture."""
-    boxes = _in_picture(objects, meta)
-    return ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)
+    boxes = HorizontalBoxes(enclosing(_in_picture(objects, meta)))
+    boxes.clip_(meta['img_shape'][:2])
+    return (boxes.tensor[:, 2:] > boxes.tensor[:, :2]).all(dim=1)

@@ -1,8 +1,9 @@
 """Which detection an annotated object became."""
 import torch
-from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor
+
+from mmdet_moe.detection.boxes import overlaps
 
 #: Intersection over union from which a detection is of an object, as for AP50.
 OVERLAP = 0.5
@@ -16,7 +17,7 @@ def matching_detections(objects: InstanceData,
     highest score of these; several objects may have the same one.
 
     Args:
-        objects: ``bboxes`` (n, 4) and ``labels`` (n,).
+        objects: ``bboxes`` (n, 4), or of another type, and ``labels`` (n,).
         found: ``bboxes`` (m, 4), ``labels`` and ``scores`` (m,), in the same
             coordinates.
 
@@ -28,9 +29,7 @@ def matching_detections(objects: InstanceData,
     nothing = torch.full((len(objects), ), -1, device=device)
     if not (len(objects) and len(found)):
         return nothing
-    overlap = bbox_overlaps(
-        get_box_tensor(objects.bboxes).to(device).float(),
-        get_box_tensor(found.bboxes).float())
+    overlap = overlaps(objects.bboxes.to(device), found.bboxes)
     same = objects.labels.to(device)[:, None] == found.labels
     score, best = found.scores.where(
         same & (overlap >= OVERLAP), found.scores.new_tensor(-1)).max(dim=1)

@@ -4,10 +4,11 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
-from mmdet.structures.bbox import get_box_tensor, scale_boxes
+from mmdet.structures.bbox import BaseBoxes, get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmdet_moe.detection.boxes import converted, in_input
 from mmdet_moe.models.provenance import Origin, Provenance
 
 from .wrapping import observed
@@ -45,6 +46,7 @@ class RegionProvenance(Provenance):
         # What the head was called with, for each picture.
         self._regions: List[Optional[Tuple[Tensor, Any, Any]]] = []
         self._dtype = torch.float32  # of the feature maps
+        self._numbers = 4  # of the box of a region
         self._selected: List[InstanceData] = []
         self._rescaled = False
 
@@ -82,9 +84,15 @@ class RegionProvenance(Provenance):
     def _see_regions(self, predict: Callable, found: List[InstanceData],
                      rois: Sequence[Tensor], cls_scores: Sequence,
                      bbox_preds: Sequence, *args, **kwargs) -> None:
-        self._regions = list(zip(rois, cls_scores, bbox_preds))
         call = inspect.signature(predict).bind(
             rois, cls_scores, bbox_preds, *args, **kwargs)
+        self._regions = list(zip(rois, cls_scores, bbox_preds))
+        self._numbers = rois[0].shape[-1] - 1
+        # Gliding vertices have further outputs of the head.
+        self._more = {
+            key: value for key, value in call.arguments.items()
+            if key.endswith('_preds') and key != 'bbox_preds'
+        }
         self._rescaled = call.arguments.get('rescale', False)
         # What comes after the head may change its boxes in place.
         self._selected = [
@@ -104,6 +112,7 @@ class RegionProvenance(Provenance):
         # Without a test_cfg the head returns everything, before its NMS.
         every = self._head.predict_by_feat(
             (rois, ), (cls_score, ), (bbox_pred, ),
+            **{k: x[picture:picture + 1] for k, x in self._more.items()},
             batch_img_metas=[meta],
             rcnn_test_cfg=None,
             rescale=selected is None or self._rescaled)[0].to(
@@ -157,14 +166,12 @@ class RegionProvenance(Provenance):
         """Objects on the levels of their boxes: training adds these boxes to
         the regions. They have no item."""
         return [
-            self._object(
-                scale_boxes(
-                    get_box_tensor(o.bboxes).clone(),
-                    m.get('scale_factor', (1, 1))))
+            self._object(in_input(o.bboxes, m))
             for o, m in zip(objects, metas)
         ]
 
-    def _object(self, boxes: Tensor) -> Origin:
+    def _object(self, objects: BaseBoxes) -> Origin:
+        boxes = converted(objects, self._numbers).tensor
         unknown = Origin.unknown(len(boxes), boxes.device)
         rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
         return Origin(self._levels(rois), unknown.items)
@@ -185,7 +192,8 @@ def match_regions(bboxes: Tensor, labels: Tensor, all_bboxes: Tensor,
     them, but not their order among equal boxes.
 
     Args:
-        bboxes: Boxes (n, 4) of the detections, best first.
+        bboxes: Boxes (n, 4) of the detections, best first; or of another
+            type, with D numbers in the place of 4, as all others.
         labels: Their classes (n,).
         all_bboxes: Boxes of the R regions, (R, 4) for all classes together or
             (R, C * 4).
@@ -194,7 +202,9 @@ def match_regions(bboxes: Tensor, labels: Tensor, all_bboxes: Tensor,
     Returns:
         (n,) int64 number of the region, -1 if none has the box.
     """
-    per_class = all_bboxes.view(len(all_bboxes), -1, 4)
+    bboxes = get_box_tensor(bboxes)
+    per_class = get_box_tensor(all_bboxes).view(
+        len(all_bboxes), -1, bboxes.shape[-1])
     if per_class.shape[1] > 1:
         per_class = per_class[:, labels]
     reach = TOLERANCE * (1 + bboxes.abs().amax(-1))  # (n,)
