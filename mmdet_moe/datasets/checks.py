@@ -45,6 +45,7 @@ class CocoFile:
         objects: How many it has of the classes.
         partial: Whether the data set may have fewer images.
         id_zero: Whether an annotation has the id 0.
+        id_kinds: Of the ids of each section; see :func:`id_kinds`.
     """
     key: str
     path: Path
@@ -53,6 +54,7 @@ class CocoFile:
     objects: Objects
     partial: bool
     id_zero: bool
+    id_kinds: 'IdKinds'
 
 
 def check_coco_dataset(key: str, dataset: dict, *,
@@ -145,7 +147,7 @@ def _check_one(key: str, dataset: dict) -> Optional[CocoFile]:
         key, ann_file, classes,
         {i['id']: i['file_name'] for i in content['images']}, objects,
         not tested or 'indices' in dataset,
-        any(a['id'] == 0 for a in content['annotations']))
+        any(a['id'] == 0 for a in content['annotations']), id_kinds(content))
 
 
 #: Names of MMEngine's backend for files of this machine.
@@ -178,6 +180,19 @@ def read_coco(ann_file: Path, *, annotated: bool = True,
     fields = _FIELDS if loaded else dict(_FIELDS, images=dict(id=_is_id))
     _check_entries(ann_file, content, fields)
     return content
+
+
+#: By section, and by the names of the types of its ids, the first such id.
+IdKinds = Mapping[str, Mapping[str, Any]]
+
+
+def id_kinds(content: dict) -> IdKinds:
+    """The types of the ids in a COCO file."""
+    return {
+        section: {type(entry['id']).__name__: entry['id']
+                  for entry in reversed(content[section])}
+        for section in _FIELDS
+    }
 
 
 def _is_id(x: Any) -> bool:
@@ -246,7 +261,7 @@ def _check_entries(ann_file: Path, content: Any,
             if annotation[field] not in ids[section]:
                 raise DataError(
                     f'annotation {annotation["id"]} in {ann_file} has '
-                    f'{field} {annotation[field]}, which the file does not '
+                    f'{field} {annotation[field]!r}, which the file does not '
                     'define')
 
 

@@ -2,7 +2,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Sequence, Tuple
 
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
@@ -11,7 +11,7 @@ from mmdet_moe.config_parts import class_of, type_name
 from mmdet_moe.files import DataError
 
 from .categories import check_categories
-from .checks import CocoFile, read_coco
+from .checks import CocoFile, IdKinds, id_kinds, read_coco
 from .images import check_boxes
 
 
@@ -27,8 +27,9 @@ def check_evaluator(key: str, metric: dict,
 
     Raises:
         DataError: The metric's ``ann_file`` is not there, or has the classes
-            in another order, or boxes in another format, or lacks images; or
-            data sets that are joined have images of the same id.
+            in another order, or boxes in another format, or lacks images, or
+            has ids that COCOeval fails at; or data sets that are joined have
+            images of the same id.
     """
     ann_file = metric.get('ann_file')
     local = isinstance(ann_file, str) and '://' not in ann_file
@@ -43,9 +44,10 @@ def check_evaluator(key: str, metric: dict,
             return
         path = Path(ann_file)
         if all(os.path.samefile(path, file.path) for file in files):
-            id_zero = files[0].id_zero
+            id_zero, kinds = files[0].id_zero, files[0].id_kinds
         else:
-            id_zero = _check_other_file(path, files, evaluated)
+            id_zero, kinds = _check_other_file(path, files, evaluated)
+        _check_ids(path, kinds, metric.get('classwise', False))
     except DataError as error:
         raise DataError(f'{key}: {error}') from None
     if id_zero:
@@ -77,9 +79,10 @@ def _joined(files: Sequence[CocoFile]) -> Dict[Any, CocoFile]:
 
 
 def _check_other_file(path: Path, files: Sequence[CocoFile],
-                      evaluated: Dict[Any, CocoFile]) -> bool:
+                      evaluated: Dict[Any, CocoFile]
+                      ) -> Tuple[bool, IdKinds]:
     """Check a file that is none of the loader's; whether it has an annotation
-    with the id 0."""
+    with the id 0, and the types of its ids."""
     content = read_coco(path, loaded=False)
     check_categories(path, content, files[0].classes)
     check_boxes(path, content)
@@ -104,4 +107,23 @@ def _check_other_file(path: Path, files: Sequence[CocoFile],
     if more:
         warnings.warn(f'{path} has {more} images that the dataloader does not '
                       'load: AP counts their objects as missed')
-    return any(a['id'] == 0 for a in content['annotations'])
+    return (any(a['id'] == 0 for a in content['annotations']),
+            id_kinds(content))
+
+
+def _check_ids(path: Path, kinds: IdKinds, classwise: bool) -> None:
+    """Refuse ids that COCO's evaluation fails at, after all images."""
+    text, images = 'str', kinds['images']
+    if text in kinds['annotations']:
+        raise DataError(
+            f'{path} has an annotation with the id '
+            f'{kinds["annotations"][text]!r}: COCOeval needs numbers, from 1')
+    if len(images) > 1:
+        raise DataError(
+            f'{path} has images with ids of several types, such as ' +
+            ' and '.join(map(repr, images.values())) +
+            ': COCOeval cannot sort them')
+    if classwise and text in kinds['categories']:
+        raise DataError(
+            f'{path} has a category with the id '
+            f'{kinds["categories"][text]!r}: classwise=True needs numbers')

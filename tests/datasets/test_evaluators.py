@@ -97,6 +97,31 @@ def test_an_annotation_without_a_number(data):
     assert 'id 0' in check(data, data.write('own.json'))
 
 
+def image_of_text(content):
+    content['images'][1]['id'] = content['annotations'][1]['image_id'] = 'b'
+
+
+def category_of_text(content):
+    content['categories'][0]['id'] = 'c'
+    for a in content['annotations']:
+        a['category_id'] = 'c'
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda c: c['annotations'][1].update(id='a50'), "annotation .* id 'a50'"),
+    (image_of_text, "several types, such as 'b' and 1"),
+    (category_of_text, "category with the id 'c': classwise=True needs"),
+    (lambda c: c['annotations'][1].update(image_id='2'), "image_id '2', which"),
+])
+def test_ids_that_end_the_evaluation(data, change, message):
+    change(data.content)
+    metric = dict(type='CocoMetric', ann_file=data.write('own.json'),
+                  classwise=True)
+    with pytest.raises(DataError, match=message):
+        check_evaluator('val_evaluator[0]', metric,
+                        check_coco_dataset('val', data.dataset))
+
+
 def config(data, evaluator, **other):
     """A loader of two data sets that have the same ids."""
     joined = dict(type='ConcatDataset', datasets=[
