@@ -11,6 +11,7 @@ seconds of both, their ratio, and the largest difference of AP, which CocoMetric
 gives to three decimals.
 """
 import argparse
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -26,8 +27,11 @@ from mmdet_moe.analysis.interventions import plan
 from mmdet_moe.analysis.joining import make_records
 from mmdet_moe.analysis.metric import of_pictures
 from mmdet_moe.analysis.parts import Parts
-from mmdet_moe.launch import add_arguments, build_runner, load_config
+from mmdet_moe.launch import build_runner, load_config
 from mmdet_moe.layers import moe_layers
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
+from arguments import add_arguments
 
 
 def parse_args():

@@ -8,7 +8,13 @@ detectors can be used, and without MMEngine only the torch part,
 import sys
 import warnings
 
-from .requirements import Refusal, is_there, missing_engine, missing_mmdet
+from .requirements import (
+    Refusal,
+    import_quietly,
+    is_there,
+    missing_engine,
+    missing_mmdet,
+)
 from .version import __version__
 
 __all__ = ['__version__']
@@ -23,6 +29,8 @@ if _missing is not None:
                       'used.')
     _refusal = Refusal(__name__, _missing, _engine is not None)
     sys.meta_path.insert(0, _refusal)
+if _missing is None:
+    import_quietly('mmdet.datasets', 'mmdet.evaluation')
 # Importing them registers their classes.
 if _engine is None:
     from . import conversion, hooks, models, optim, whole_files  # noqa: F401

@@ -1,5 +1,4 @@
 """From a config file to a runner: what the tools have in common."""
-import argparse
 import atexit
 import gc
 import logging
@@ -18,7 +17,7 @@ from urllib.error import URLError
 
 import torch
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
@@ -33,7 +32,7 @@ from .hooks import check_fit
 from .layers.checks import ConfigError, fail
 from .layers.distributed import launched_rank
 from .resuming import choose_checkpoint, keep_safe
-from .trust import RUN_CODE, check_checkpoint, load_weights_only
+from .trust import check_checkpoint, load_weights_only
 
 #: By the scope of a config the module that knows what can be wrong with it.
 #: Those of MMRotate and MMYOLO hold detectors of MMDetection's interface.
@@ -47,42 +46,6 @@ CHECKS = dict(mmdet='mmdet_moe.detection.checks',
 OTHER_KEYS = ('auto_scale_lr', 'begin_with', 'compile', 'custom_imports',
               'find_unused_parameters', 'model_wrapper_cfg', 'runner_type',
               'strategy', 'tta_model', 'tta_pipeline')
-
-
-class _RunCode(argparse.Action):
-    """In the environment, for all that loads a checkpoint."""
-
-    def __call__(self, *_) -> None:
-        os.environ[RUN_CODE] = '1'
-
-
-def add_arguments(parser: argparse.ArgumentParser,
-                  launcher: bool = True) -> None:
-    """Add the options that MMDetection's tools share.
-
-    Args:
-        parser: Of the tool.
-        launcher: Whether the tool runs in several processes as well.
-    """
-    parser.add_argument('--work-dir', help='folder for what is written')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings of the config to override, as key=value')
-    parser.add_argument(
-        '--run-code-in-checkpoints', action=_RunCode, nargs=0,
-        help='load checkpoints that hold more than tensors, numbers and texts, '
-        'and run the code that is in them: only if you trust whoever made them')
-    if launcher:
-        parser.add_argument(
-            '--launcher',
-            choices=('none', 'pytorch', 'slurm', 'mpi'),
-            default='none',
-            help='how the processes are started')
-        # torch's launcher gives it, or sets the variable itself.
-        parser.add_argument(
-            '--local_rank', '--local-rank', type=int, default=0)
 
 
 def read_config(path: str) -> Config:

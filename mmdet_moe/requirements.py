@@ -4,6 +4,11 @@ OpenMMLab's own releases and the maintained onedl forks are distributed under
 different names but imported under the same, so neither can be a hard
 requirement of the package: what counts is what can be imported.
 """
+import io
+import sys
+import warnings
+from contextlib import redirect_stdout
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from typing import Optional
@@ -54,6 +59,28 @@ def missing_mmdet() -> Optional[str]:
     ``mmcv._ext`` holds the compiled operators, which mmcv-lite lacks.
     """
     return _missing('mmengine', 'mmcv', 'mmcv._ext', 'mmdet')
+
+
+def import_quietly(*names: str) -> None:
+    """Import modules of MMDetection and MMPretrain without their notices of
+    packages that are not there, and that nothing here uses.
+
+    What else is printed meanwhile is printed, and other warnings are given.
+    """
+    printed = io.StringIO()
+    # Not catch_warnings: filters that a module adds are to stay.
+    warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
+    notice = warnings.filters[0]
+    try:
+        with redirect_stdout(printed):
+            for name in names:
+                import_module(name)
+    finally:
+        if notice in warnings.filters:
+            warnings.filters.remove(notice)
+        sys.stdout.writelines(
+            line for line in printed.getvalue().splitlines(keepends=True)
+            if not line.startswith('Could not import OneDL'))
 
 
 def need_mmpretrain() -> None:

@@ -10,11 +10,6 @@ added to its experts.
 import argparse
 import sys
 
-import torch
-
-from mmdet_moe.conversion.moeify import moeify
-from mmdet_moe.launch import clear_errors, load_config
-
 
 def parse_args():
     parser = argparse.ArgumentParser(
@@ -63,6 +58,11 @@ def parse_args():
 
 def main():
     args = vars(parse_args())
+    import torch
+
+    from mmdet_moe.conversion.moeify import moeify
+    from mmdet_moe.launch import clear_errors, load_config
+
     torch.manual_seed(args.pop('seed'))
     with clear_errors():
         cfg = load_config(args['config'], checkpoint=args['checkpoint'])

@@ -3,17 +3,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmdet_moe.analysis import arguments
-from mmdet_moe.files import TrainingError
-from mmdet_moe.launch import clear_errors
-from mmdet_moe.layers.checks import check_choice, check_int
-from mmdet_moe.sweep import (
-    runs_of,
-    sweep,
-    write_configs,
-    write_slurm,
-    write_table,
-)
+from arguments import add_report_arguments
 
 
 def named_values(text: str):
@@ -32,8 +22,9 @@ def check_report_options(options: list):
     """Refuse them now, and not after the first training."""
     parser = argparse.ArgumentParser(
         prog='--report-options', add_help=False, allow_abbrev=False)
-    arguments.add_arguments(parser)
-    arguments.report_options(parser.parse_args(options))
+    add_report_arguments(parser)
+    from mmdet_moe.analysis.arguments import report_options
+    report_options(parser.parse_args(options))
 
 
 def given(name: str, values: list):
@@ -70,6 +61,11 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmdet_moe.files import TrainingError
+    from mmdet_moe.launch import clear_errors
+    from mmdet_moe.layers.checks import check_choice, check_int
+    from mmdet_moe.sweep import runs_of, sweep, write_configs, write_slurm
+
     work_dir = args.work_dir or Path('work_dirs', Path(args.grid).stem)
     with clear_errors():
         check_int('jobs', args.jobs, 1)
@@ -105,6 +101,7 @@ def main():
 
 
 def show_table(args, work_dir: Path):
+    from mmdet_moe.sweep import write_table
     if args.run is None:  # jobs would write it at the same time
         print(write_table(args.grid, work_dir), end='')
 

@@ -1,18 +1,7 @@
 """Test a model: its metrics, and which expert does what."""
 import argparse
 
-from mmengine.registry import METRICS
-
-from mmdet_moe.config_parts import type_name
-from mmdet_moe.files import check_writable
-from mmdet_moe.launch import (
-    CHECKS,
-    add_arguments,
-    build_runner,
-    clear_errors,
-    load_config,
-)
-from mmdet_moe.layers.checks import check_choice
+from arguments import add_arguments
 
 
 def parse_args():
@@ -34,6 +23,18 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmengine.registry import METRICS
+
+    from mmdet_moe.config_parts import type_name
+    from mmdet_moe.files import check_writable
+    from mmdet_moe.launch import (
+        CHECKS,
+        build_runner,
+        clear_errors,
+        load_config,
+    )
+    from mmdet_moe.layers.checks import check_choice
+
     with clear_errors():
         cfg = load_config(
             args.config,

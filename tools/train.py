@@ -1,13 +1,7 @@
 """Train a model."""
 import argparse
 
-from mmdet_moe.launch import (
-    add_arguments,
-    build_runner,
-    clear_errors,
-    load_config,
-    use_mixed_precision,
-)
+from arguments import add_arguments
 
 
 def parse_args():
@@ -32,6 +26,13 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmdet_moe.launch import (
+        build_runner,
+        clear_errors,
+        load_config,
+        use_mixed_precision,
+    )
+
     with clear_errors():
         cfg = load_config(
             args.config,

@@ -7,9 +7,10 @@ superclasses; importing it registers them.
 Raises:
     ImportError: MMPretrain is not installed; says how to install it.
 """
-from mmdet_moe.requirements import need_mmpretrain
+from mmdet_moe.requirements import import_quietly, need_mmpretrain
 
 need_mmpretrain()
+import_quietly('mmpretrain.datasets')
 
 from .classifier import build_moe_classifier  # noqa: E402
 from .datasets import SuperclassCIFAR100, SuperclassFolder  # noqa: E402

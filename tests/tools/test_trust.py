@@ -2,6 +2,7 @@
 import os
 import pickle
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -100,7 +101,8 @@ def test_arrays_of_both_versions_of_numpy(tmp_path, core):
     path = tmp_path / 'arrays.pth'
     content = dict(
         state_dict={}, best=np.float32(0.5), found=np.bool_(True),
-        codes=np.arange(3, dtype=np.uint8), scores=np.ones(2))
+        codes=np.arange(3, dtype=np.uint8), scores=np.ones(2),
+        milestones=Counter([8, 11]))  # of a MultiStepLR
     names = {b'numpy.core', b'numpy._core'}
     torch.save(content, path)
     with zipfile.ZipFile(path) as archive:

@@ -2,9 +2,6 @@
 import argparse
 from pathlib import Path
 
-from mmdet_moe.analysis.comparison import compare, read_run
-from mmdet_moe.launch import clear_errors
-
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -23,6 +20,9 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmdet_moe.analysis.comparison import compare, read_run
+    from mmdet_moe.launch import clear_errors
+
     with clear_errors():
         runs = [read_run(run) for run in args.runs]
         print(compare(runs, args.out), end='')

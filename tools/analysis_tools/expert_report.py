@@ -1,14 +1,10 @@
 """Test a model and write a page that shows what its experts do."""
 import argparse
+import sys
+from pathlib import Path
 
-from mmdet_moe.analysis import arguments
-from mmdet_moe.analysis.report import write_report
-from mmdet_moe.launch import (
-    add_arguments,
-    build_runner,
-    clear_errors,
-    load_config,
-)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import add_arguments, add_report_arguments
 
 
 def parse_args():
@@ -16,7 +12,7 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     add_arguments(parser)
-    arguments.add_arguments(parser)
+    add_report_arguments(parser)
     parser.add_argument(
         '--resume',
         action='store_true',
@@ -26,8 +22,12 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmdet_moe.analysis.arguments import report_options
+    from mmdet_moe.analysis.report import write_report
+    from mmdet_moe.launch import build_runner, clear_errors, load_config
+
     with clear_errors():
-        options = arguments.report_options(args)
+        options = report_options(args)
         cfg = load_config(
             args.config,
             work_dir=args.work_dir,

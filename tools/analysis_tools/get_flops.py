@@ -1,12 +1,10 @@
 """Count the parameters and FLOPs of a model, as routed and in total."""
 import argparse
+import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-from mmdet_moe.analysis.complexity import as_text, complexity
-from mmdet_moe.files import write_text
-from mmdet_moe.launch import clear_errors, load_config
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import add_cfg_options
 
 
 def parse_args():
@@ -21,16 +19,16 @@ def parse_args():
         'scales to')
     parser.add_argument(
         '--json', type=Path, help='file for the exact numbers')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings of the config to override, as key=value')
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
+    from mmdet_moe.analysis.complexity import as_text, complexity
+    from mmdet_moe.files import write_text
+    from mmdet_moe.launch import clear_errors, load_config
+
     with clear_errors():
         cfg = load_config(args.config, cfg_options=args.cfg_options)
         result = complexity(cfg, args.shape)

@@ -8,17 +8,11 @@ as well, and in brackets what it would be by chance. To have the checkpoints,
 train with default_hooks.checkpoint.max_keep_ckpts=-1.
 """
 import argparse
+import sys
+from pathlib import Path
 
-from terminaltables import AsciiTable
-
-from mmdet_moe.analysis.saturation import saturation
-from mmdet_moe.launch import (
-    add_arguments,
-    build_runner,
-    check_checkpoint,
-    clear_errors,
-    load_config,
-)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import add_arguments
 
 
 def parse_args():
@@ -34,6 +28,12 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from terminaltables import AsciiTable
+
+    from mmdet_moe.analysis.saturation import saturation
+    from mmdet_moe.launch import build_runner, clear_errors, load_config
+    from mmdet_moe.trust import check_checkpoint
+
     with clear_errors():
         cfg = load_config(
             args.config,

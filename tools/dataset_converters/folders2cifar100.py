@@ -3,10 +3,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmdet_moe.classification.cifar import write
-from mmdet_moe.classification.folders import read, read_names
-from mmdet_moe.files import DataError
-
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -22,6 +18,10 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmdet_moe.classification.cifar import write
+    from mmdet_moe.classification.folders import read, read_names
+    from mmdet_moe.files import DataError
+
     try:
         names = read_names(args.names) if args.names else {}
         write(args.root, read(dict(train=args.train, test=args.test), names))

@@ -2,9 +2,6 @@
 import argparse
 import sys
 
-from mmdet_moe.classification.cifar import write
-from mmdet_moe.classification.planted import planted
-
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -18,6 +15,9 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmdet_moe.classification.cifar import write
+    from mmdet_moe.classification.planted import planted
+
     try:
         write(args.root, dict(
             train=planted(args.train, 2 * args.seed),

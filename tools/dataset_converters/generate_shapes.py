@@ -2,8 +2,6 @@
 import argparse
 import sys
 
-from mmdet_moe.datasets.shapes import generate
-
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -22,6 +20,8 @@ def parse_args():
 
 def main():
     args = vars(parse_args())
+    from mmdet_moe.datasets.shapes import generate
+
     try:
         print(f'{generate(**args)} written')
     except (OSError, ValueError) as error:

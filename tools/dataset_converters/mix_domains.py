@@ -12,10 +12,6 @@ import argparse
 import json
 from pathlib import Path
 
-from mmdet_moe.datasets.mixing import mix_domains
-from mmdet_moe.files import write_text
-from mmdet_moe.launch import clear_errors
-
 
 def domain(text: str) -> tuple:
     """``DOMAIN=FILE:PICTURES`` -> its parts."""
@@ -41,6 +37,10 @@ def parse_args():
 
 def main():
     args = parse_args()
+    from mmdet_moe.datasets.mixing import mix_domains
+    from mmdet_moe.files import write_text
+    from mmdet_moe.launch import clear_errors
+
     with clear_errors():
         mixed = mix_domains(args.domains)
         write_text(args.out, json.dumps(mixed))

@@ -8,11 +8,11 @@
 The pruned detector does what the other one does without these experts.
 """
 import argparse
+import sys
+from pathlib import Path
 
-from mmengine.config import DictAction
-
-from mmdet_moe.conversion.prune import prune_detector, unneeded
-from mmdet_moe.launch import clear_errors, load_config
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import add_cfg_options
 
 
 def layer_and_experts(text: str) -> tuple:
@@ -52,14 +52,15 @@ def parse_args():
         'the upper end of the interval (default: %(default)s)')
     parser.add_argument(
         '--picture', help='picture to compare on; a generated one if not given')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='settings of the config to override, as key=value')
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
+    from mmdet_moe.conversion.prune import prune_detector, unneeded
+    from mmdet_moe.launch import clear_errors, load_config
+
     with clear_errors():
         cfg = load_config(
             args.config,

@@ -4,12 +4,11 @@ Every expert becomes a copy of the dense layer. That losses and detections
 are those of the dense detector is checked before noise is added.
 """
 import argparse
+import sys
+from pathlib import Path
 
-import torch
-from mmengine.config import DictAction
-
-from mmdet_moe.conversion.upcycle import upcycle_detector
-from mmdet_moe.launch import clear_errors, load_config
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from arguments import add_cfg_options
 
 
 def parse_args():
@@ -26,16 +25,17 @@ def parse_args():
     parser.add_argument(
         '--picture', help='picture to compare on; a generated one if not given')
     parser.add_argument('--seed', type=int, default=0, help='of the noise')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings of the config to override, as key=value')
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
+    import torch
+
+    from mmdet_moe.conversion.upcycle import upcycle_detector
+    from mmdet_moe.launch import clear_errors, load_config
+
     torch.manual_seed(args.seed)
     with clear_errors():
         cfg = load_config(
