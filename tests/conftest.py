@@ -63,3 +63,13 @@ def load_config():
         return Config.fromfile(ROOT / 'configs' / f'{name}.py')
 
     return load
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the tables that tests recorded."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, 'user_properties', ()):
+                if name == 'table' and report.when == 'call':
+                    terminalreporter.section(report.nodeid)
+                    terminalreporter.write_line(value)
