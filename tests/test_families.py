@@ -16,10 +16,10 @@ import pytest
 
 pytest.importorskip('mmdet')
 
-from families.choice import folders  # noqa: E402
-from families.inputs import language_model  # noqa: E402
-from families.row import HANGS, row  # noqa: E402
-from families.table import counts, excuse, markdown, mistakes  # noqa: E402
+from families.choice import folders
+from families.inputs import language_model
+from families.row import HANGS, row
+from families.table import counts, excuse, markdown, mistakes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -102,8 +102,8 @@ def test_each_cell_is_merged_anew(grid):
     (('constraint=', 'layer='), "an axis 'layer', which is the name of a col"),
     (('none=', "**{'../../../escaped': {}}, none="), 'escaped'),
     (("dense='", "**{'../dense': './dense.py'}, dense='"), r'\.\./dense'),
-    (('model.moe.soft\': None', 'modle.moe.soft\': 1'),
-     "'constraint', value 'none' sets modle.moe.soft.*there is model"),
+    (('model.moe.soft\': None', 'mddel.moe.soft\': 1'),
+     "'constraint', value 'none' sets mddel.moe.soft.*there is model"),
     (("{'model.moe.soft': None}", "{'model.moe.soft': 'KL'}"),
      "axis 'constraint' give the same")])
 def test_names(grid, change, message):

@@ -51,7 +51,8 @@ def _candidates(detector: nn.Module) -> Iterator[str]:
                and fnmatchcase(name, pattern) for name in names):
             yield pattern
     for name, module in reversed(list(detector.named_modules())):
-        if 'head' in name and 'text' not in name and isinstance(module, (nn.Conv2d, nn.Linear)):
+        if 'head' in name and 'text' not in name and isinstance(
+                module, (nn.Conv2d, nn.Linear)):
             outer = name.rpartition('.')[0]
             if name.endswith('.conv'):
                 yield outer

@@ -107,7 +107,8 @@ def _shrink_backbone(part: dict) -> None:
     if 'stage_blocks' in backbone:  # of an hourglass
         backbone['stage_blocks'] = [1 for _ in backbone['stage_blocks']]
     if isinstance(backbone.get('depths'), (list, tuple)):  # of Swin and alike
-        backbone['depths'] = [2 if n < 3 else n // 3 for n in backbone['depths']]
+        backbone['depths'] = [
+            2 if n < 3 else n // 3 for n in backbone['depths']]
     if backbone.get('depth') is None:
         return
     first = neck[0] if isinstance(neck, (list, tuple)) else neck

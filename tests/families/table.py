@@ -63,7 +63,7 @@ def markdown(rows: Mapping[str, Row]) -> str:
         '| config | experts at | ' + ' | '.join(COLUMNS) + ' | why not |',
         '|---' * (len(COLUMNS) + 3) + '|'
     ]
-    for folder, row in sorted(rows.items()):
+    for _, row in sorted(rows.items()):
         name = row['config'][1].rpartition('::')[2]
         why = [mistake for mistake in mistakes(row)]
         if excuse(row):
