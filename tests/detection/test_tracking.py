@@ -75,7 +75,8 @@ def test_frames_are_reported_as_by_the_detector_alone(path):
             torch.nn.init.normal_(module.weight, std=0.05)
     inputs, samples = stock.pictures([()] * FRAMES)
     for i, sample in enumerate(samples):
-        sample.set_metainfo(dict(frame_id=i))
+        # Frames are of one size: none is padded.
+        sample.set_metainfo(dict(frame_id=i, img_shape=stock.SIZE))
         del sample.gt_instances
     video = TrackDataSample(video_data_samples=samples)
     plain = video.clone()
@@ -101,8 +102,10 @@ def test_frames_are_reported_as_by_the_detector_alone(path):
             f'detector.{name}' for name in alone.decisions}
         expected = alone.pred_instances
         for key in ('bboxes', 'scores', 'labels'):
-            assert torch.equal(plain[i].pred_instances[key], expected[key])
-            assert torch.equal(frame.pred_instances[key], expected[key])
+            own = frame.pred_instances[key]
+            assert torch.equal(plain[i].pred_instances[key], own)
+            # Convolutions may depend on where the image lies in memory.
+            assert torch.allclose(own, expected[key], rtol=1e-3, atol=1e-4)
         for key in ('level_ids', 'item_ids'):
             assert (key in frame.pred_instances) == (key in expected)
             if key in expected:
@@ -110,5 +113,5 @@ def test_frames_are_reported_as_by_the_detector_alone(path):
         for name in alone.decisions:
             own = frame.pred_instances[weights_field(f'detector.{name}')]
             assert own.shape == (len(expected), 4)
-            assert torch.equal(own.nan_to_num(-1), expected[
-                weights_field(name)].nan_to_num(-1))
+            assert torch.allclose(own, expected[weights_field(name)],
+                                  atol=1e-4, equal_nan=True)
