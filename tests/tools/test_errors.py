@@ -72,6 +72,12 @@ def no_space(folder):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'epoch_1.pth')
 
 
+@pytest.fixture(autouse=True)
+def _loading_stays(monkeypatch):
+    """What a tool forbids in its process is not forbidden in this one."""
+    monkeypatch.setattr('mmdet_moe.launch.load_weights_only', lambda: None)
+
+
 @pytest.mark.parametrize('action, said', [
     (config('model = dict('), r'config.py cannot be read: SyntaxError'),
     (config("custom_imports = dict(imports=['no_such'], "
@@ -93,8 +99,7 @@ def no_space(folder):
     (lambda x: check_keywords('gate', dict(a=1), lambda: None),
      'gate.a=1.*there are no keys'),
 ])
-def test_the_last_line(action, said, tmp_path, monkeypatch):
-    monkeypatch.setattr('mmdet_moe.launch.load_weights_only', lambda: None)
+def test_the_last_line(action, said, tmp_path):
     with pytest.raises(SystemExit) as stopped, clear_errors():
         action(Path(tmp_path))
     text = str(stopped.value)

@@ -23,7 +23,8 @@ def test_the_written_config_trains_and_tests(shapes, tmp_path):
 
 def test_bad_input(tmp_path):
     for config, *args, message in (
-        (DENSE, '--at', 'bbox_head.no.*', 'in bbox_head there are'),
+        (DENSE, '--at', 'bbox_head.no.*',
+         'accepted in bbox_head: bbox_head.cls_convs'),
         ('configs/retinanet_moe_fpn_shapes.py', '--at', TOWER,
          'the model has experts already'),
         (DENSE, '--at', TOWER, '--checkpoint', 'gone.pth',
