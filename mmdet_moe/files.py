@@ -25,13 +25,17 @@ class ReportError(Exception):
 _HELD: Dict[Path, IO] = {}
 
 
-def hold_folder(folder: Union[str, Path], work: str) -> IO:
+def hold_folder(folder: Union[str, Path], work: str, *,
+                inherit: bool = False) -> IO:
     """Keep other processes from the same work in a folder, until this process
-    and all that inherit the file have ended, however they end.
+    has ended, however it ends.
 
     Args:
         folder: It is made if needed.
         work: Name of the work; the file is called ``.{work}.lock``.
+        inherit: Whether it is held until all processes have ended that inherit
+            the file, too. A data loader's workers live some seconds longer
+            than a process that was killed.
 
     Returns:
         The locked file. It may be passed to another process.
@@ -44,7 +48,8 @@ def hold_folder(folder: Union[str, Path], work: str) -> IO:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open('w')
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = fcntl.flock if inherit else fcntl.lockf
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 file.close()

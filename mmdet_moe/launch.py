@@ -77,12 +77,13 @@ def _read_config(path: str) -> Config:
         raise DataError(f'{path}: the package {package} is not installed')
     try:
         return get_config(path)
-    except ValueError as error:
+    except (ValueError, AssertionError):
         # The package's index of models does not list all of its configs.
         file = packaged_file(path)
         if file.is_file():
             return Config.fromfile(file)
-        raise DataError(f'{path} does not name a config: {error}') from None
+        raise DataError(f'{path} does not name a config of the package '
+                        f'{package}') from None
 
 
 def load_config(path: str,
@@ -284,8 +285,9 @@ def clear_errors() -> Iterator[None]:
                      'the file complete and a picture?')
         if missing:
             sys.exit(f'error: {missing[-1]} does not exist')
-        if isinstance(error, OSError) and error.errno is not None and (
-                not isinstance(error, URLError)):
+        if isinstance(error, FileNotFoundError) or (
+                getattr(error, 'errno', None) is not None
+                and not isinstance(error, URLError)):
             sys.exit(f'error: {error}')  # no space, no right, no such file
         if isinstance(error, URLError):
             sys.exit(f'error: something cannot be fetched ({error.reason}). '

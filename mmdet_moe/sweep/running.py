@@ -47,7 +47,7 @@ class Tools:
             DataError: Somebody else does.
             TrainingError: A tool has failed.
         """
-        lock = hold_folder(folder, 'sweep')
+        lock = hold_folder(folder, 'sweep', inherit=True)
         try:
             yield partial(self._call, folder=folder, lock=lock.fileno())
         finally:

@@ -116,7 +116,7 @@ def test_a_pruned_training_goes_on(trained, shapes, tmp_path):
 
 def test_a_folder_has_one_training_at_a_time(shapes, tmp_path):
     with (tmp_path / '.training.lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
         output = tool('tools/train.py', MOE, '--work-dir', tmp_path,
                       *on(shapes), ok=False)
     assert output.splitlines()[-1].startswith(
