@@ -27,7 +27,8 @@ done
 
 pins=requirements/$stack.txt
 case $stack in
-    onedl) venv=.venv versions='3.12 3.11 3.10' flags='-O2 -g0' ;;
+    # 3.11 first: the tests run on it.
+    onedl) venv=.venv versions='3.11 3.12 3.10' flags='-O2 -g0' ;;
     openmmlab) venv=.venv-openmmlab versions='3.10 3.11' flags='-O1 -g0' ;;
     *) stop "--stack $stack: allowed is onedl or openmmlab" ;;
 esac
