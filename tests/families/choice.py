@@ -21,6 +21,9 @@ CHOSEN = dict(
     swin='mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
     timm_example='retinanet_timm-tv-resnet50_fpn_1x_coco.py')
 
+#: Folders without a detector of boxes or masks, and what there is instead.
+NO_DETECTORS = dict(clrnet='lanes', reid='embeddings of whole images')
+
 
 def folders() -> List[str]:
     """The folders, sorted."""
