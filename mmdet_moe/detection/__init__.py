@@ -5,8 +5,9 @@ from .detector import build_moe_detector
 from .necks import MoEFPN, MoENeck
 from .reporting import DetectionReporter
 from .tracking import TrackingReporter
+from .video import VideoReporter
 
 __all__ = [
     'DetectionReporter', 'MoEFPN', 'MoENeck', 'MoEResNet', 'MoERetinaHead',
-    'TrackingReporter', 'build_moe_detector'
+    'TrackingReporter', 'VideoReporter', 'build_moe_detector'
 ]

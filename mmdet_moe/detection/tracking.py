@@ -26,7 +26,8 @@ class TrackingReporter(DetectionReporter):
 
     Args:
         model: A tracker of MMDetection. One without ``detector`` and
-            ``tracker`` (Mask2Former for video) is only warned about.
+            ``tracker`` is only warned about; that of Mask2Former for video is
+            :class:`.VideoReporter`.
     """
 
     def __init__(self, model: nn.Module) -> None:
