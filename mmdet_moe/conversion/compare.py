@@ -1,11 +1,12 @@
 """Whether two detectors do the same with a picture."""
-from typing import Any, List, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import torch
 from mmcv.cnn.bricks import DropPath
-from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes, get_box_tensor
 from torch import Tensor, nn
 
+from mmdet_moe.detection.boxes import converted
 from mmdet_moe.layers import MoELayer
 
 from .checkpoints import UpcyclingError
@@ -16,9 +17,24 @@ from .pictures import image_channels, sample_batch
 _UNSTEADY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd,
              DropPath, nn.MultiheadAttention, MoELayer)
 
+#: Of ``forward``.
+_MODES = 'predict', 'tensor', 'loss'
 
 DIFFERENT = ('the upcycled detector, which may not add anything to the '
              'architecture, is not the dense one')
+
+
+class _Outcome(NamedTuple):
+    """What a detector does with a picture.
+
+    Attributes:
+        tensors: Losses and raw outputs, by name.
+        boxes: Detections (n, 6), or more than four numbers for a box.
+        failed: By mode of ``forward`` its error.
+    """
+    tensors: Dict[str, Tensor]
+    boxes: Tensor
+    failed: Dict[str, Exception]
 
 
 @torch.no_grad()
@@ -31,7 +47,9 @@ def compare(dense: nn.Module, moe: nn.Module,
     Compared are the losses, without dropout and with the statistics that the
     BatchNorms have; the raw outputs and the detections in evaluation. What is
     drawn at random, such as the regions that a second stage is trained with,
-    is drawn alike. Both detectors are in evaluation mode afterwards.
+    is drawn alike. A mode of ``forward`` that fails without experts, as for
+    want of a GPU, is left out. Both detectors are in evaluation mode
+    afterwards.
 
     Args:
         dense: The detector without experts.
@@ -42,57 +60,82 @@ def compare(dense: nn.Module, moe: nn.Module,
             value; a box may differ by 100 times as many pixels.
 
     Returns:
-        What was compared, to be printed.
+        What was compared and what was left out, to be printed.
 
     Raises:
-        UpcyclingError: They do not; says what differs by how much.
+        UpcyclingError: They do not; says what differs by how much. Or nothing
+            can be compared.
     """
     with torch.random.fork_rng():
-        outcomes = [_run(detector, picture) for detector in (dense, moe)]
+        expected, found = (_run(d, picture) for d in (dense, moe))
+    for mode, error in found.failed.items():
+        if mode not in expected.failed:
+            raise UpcyclingError(
+                f'{different}: it fails in mode {mode!r} with '
+                f'{_text(error)}') from error
+    left = '; '.join(f'{mode!r} ({_text(error)})'
+                     for mode, error in expected.failed.items())
+    if len(expected.failed) == len(_MODES):
+        raise UpcyclingError(
+            'the detector without experts runs in no mode of forward, so that '
+            f'nothing can be compared: {left}')
     worst = 0.0
-    for name, expected in outcomes[0]['tensors'].items():
-        found = outcomes[1]['tensors'][name]
-        scale = expected.abs().max().clamp_min(1e-6)
-        difference = float((found - expected).abs().max() / scale)
+    for name, wanted in expected.tensors.items():
+        scale = wanted.abs().max().clamp_min(1e-6)
+        difference = float((found.tensors[name] - wanted).abs().max() / scale)
         worst = max(worst, difference)
         if not difference < tolerance:
             raise UpcyclingError(
                 f'{different}: {name} differs by {difference:.2g} of its '
                 'largest value')
-    boxes = [outcome['boxes'] for outcome in outcomes]
-    if not _same_rows(*boxes, 100 * tolerance):
+    if not _same_rows(expected.boxes, found.boxes, 100 * tolerance):
         raise UpcyclingError(
-            f'{different}: '
-            f'{len(boxes[0])} detections became {len(boxes[1])}, or others')
+            f'{different}: {len(expected.boxes)} detections became '
+            f'{len(found.boxes)}, or others')
     return (f'compared on {picture or "a generated picture"}: '
-            f'{len(outcomes[0]["tensors"])} losses and outputs equal (largest '
-            f'relative difference {worst:.1e}), {len(boxes[0])} detections '
-            'equal')
+            f'{len(expected.tensors)} losses and outputs equal (largest '
+            f'relative difference {worst:.1e}), {len(expected.boxes)} '
+            f'detections equal{left and "; not compared: modes " + left}')
 
 
-def _run(detector: nn.Module, picture: Optional[str]) -> dict:
-    """Losses and raw outputs by name, detections (n, 6)."""
+def _run(detector: nn.Module, picture: Optional[str]) -> _Outcome:
     preprocessor = detector.data_preprocessor
     masks = getattr(preprocessor, 'pad_mask', False)
-    data = preprocessor(
-        sample_batch(picture, masks, image_channels(detector)), False)
+    batch = sample_batch(picture, masks, image_channels(detector))
+    failed: Dict[str, Exception] = {}
 
     def call(mode: str) -> Any:
         torch.manual_seed(0)
         # Predicting writes into the samples, so each mode gets its own.
-        return detector(data['inputs'], _copies(data), mode=mode)
+        data = preprocessor(
+            dict(batch, data_samples=[
+                sample.clone() for sample in batch['data_samples']]), False)
+        try:
+            return detector(data['inputs'], data['data_samples'], mode=mode)
+        except Exception as error:  # whatever a stranger's forward raises
+            failed[mode] = error
 
-    _train_steadily(detector)
-    tensors = _named('loss', call('loss'))
     detector.eval()
-    tensors.update(_named('output', call('tensor')))
-    found = call('predict')[0].pred_instances
-    return dict(
-        tensors=tensors,
-        boxes=torch.cat([
-            found.bboxes, 100 * found.labels[:, None],
-            found.scores[:, None]
-        ], dim=1))
+    boxes, samples = torch.zeros(0, 6), call('predict')
+    if samples is not None:
+        found = samples[0].pred_instances
+        bboxes = get_box_tensor(found.bboxes)
+        boxes = torch.cat([
+            bboxes, 100 * found.labels[:, None], found.scores[:, None]
+        ], dim=1)
+        if bboxes.shape[-1] != HorizontalBoxes.box_dim:
+            # What predicts rotated boxes has them annotated.
+            objects = batch['data_samples'][0].gt_instances
+            objects.bboxes = converted(objects.bboxes, bboxes.shape[-1])
+    tensors = _named('output', call('tensor'))
+    _train_steadily(detector)
+    tensors.update(_named('loss', call('loss')))
+    detector.eval()
+    return _Outcome(tensors, boxes, failed)
+
+
+def _text(error: Exception) -> str:
+    return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
 
 
 def _train_steadily(detector: nn.Module) -> None:
@@ -102,10 +145,6 @@ def _train_steadily(detector: nn.Module) -> None:
     for module in detector.modules():
         if isinstance(module, _UNSTEADY):
             module.eval()
-
-
-def _copies(data: dict) -> List[DetDataSample]:
-    return [sample.clone() for sample in data['data_samples']]
 
 
 def _named(name: str, value: Any) -> dict:

@@ -64,6 +64,24 @@ def test_upcycled_equals_dense(name):
         compare(dense, moe)
 
 
+def test_what_fails_without_experts_is_left_out(monkeypatch):
+    """As losses for want of a GPU; what fails with experts only is not."""
+    dense, moe, _ = upcycled(model_config('fcos'))
+
+    def fails(*_, **__):
+        raise RuntimeError('no kernel')
+
+    monkeypatch.setattr(moe, 'loss', fails)
+    with pytest.raises(UpcyclingError, match="'loss' with .*no kernel"):
+        compare(dense, moe)
+    monkeypatch.setattr(dense, 'loss', fails)
+    assert "not compared: modes 'loss' (RuntimeError: no" in compare(dense, moe)
+    for name in ('predict', '_forward'):
+        monkeypatch.setattr(dense, name, fails)
+    with pytest.raises(UpcyclingError, match='in no mode'):
+        compare(dense, moe)
+
+
 def test_experts_in_a_conv_cfg():
     cfg = detectors.small(
         detectors.HEADS['fcos'],

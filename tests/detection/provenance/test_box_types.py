@@ -1,5 +1,6 @@
 """Boxes that are not horizontal: a type of five numbers, registered here as
 another library registers its own; and MMRotate's detectors, where it is."""
+import copy
 import math
 from types import SimpleNamespace
 
@@ -20,9 +21,11 @@ from mmdet.structures.bbox.box_type import box_types
 from mmengine.structures import InstanceData
 
 from mmdet_moe.analysis.subjects.objects import has_rotated_boxes
+from mmdet_moe.conversion.compare import compare
 from mmdet_moe.detection.boxes import areas, enclosing, in_input, overlaps
 from mmdet_moe.detection.provenance import Undecided, matching_detections
 from mmdet_moe.evaluation.objects import detections_of
+from mmdet_moe.layers import upcycle
 from mmdet_moe.visualization import ExpertVisualizer
 
 try:
@@ -204,6 +207,23 @@ def test_levels_and_weights_of_a_head_of_five_numbers(five):
     assert dense.gt_origins.level_ids.tolist() == [0, 1]
 
 
+@MODELS.register_module(force=True)
+class TrainedFiveNumbersHead(FiveNumbersHead):
+    """The same with the loss of FCOS."""
+    loss_by_feat = FCOSHead.loss_by_feat
+
+
+def test_upcycling_compares_losses_for_boxes_of_the_type(five):
+    cfg = small('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+                bbox_head=dict(type='TrainedFiveNumbersHead'))
+    dense = MODELS.build(dict(cfg))
+    moe = MODELS.build(dict(
+        cfg, type='MoEDetector', detector=cfg.type,
+        experts=[dict(at='bbox_head.cls_convs.0.conv', num_experts=4)]))
+    upcycle(moe, dense.state_dict())
+    assert 'losses and outputs equal' in compare(dense, moe)
+
+
 def shrunk(path):
     """A stock config of MMRotate with thin backbone, neck and heads."""
     from pathlib import Path
@@ -245,9 +265,13 @@ def test_detectors_of_mmrotate(path, at, numbers):
     from mmengine.registry import init_default_scope
     init_default_scope('mmrotate')
     cfg = shrunk(f'{path}.py')
+    dense = MODELS.build(copy.deepcopy(cfg))
     cfg.update(type='mmdet.MoEDetector', detector=cfg.type,
                experts=[dict(at=at, num_experts=4)])
     detector = MODELS.build(cfg).eval()
+    upcycle(detector, dense.state_dict())
+    # whose losses need a GPU in FCOS and ATSS
+    assert 'losses and outputs equal' in compare(dense, detector)
     sample = DetDataSample(metainfo=dict(
         img_id=0, img_shape=(128, 160), ori_shape=(64, 80),
         pad_shape=(128, 160), batch_input_shape=(128, 160),
