@@ -9,8 +9,9 @@ from mmdet_moe.layers.checks import ConfigError
 
 from .mixtures import first_layer
 
-#: Sizes of maps to try: some modules take one only, or none below one.
-_SIZES = (8, 7, 14, 16, 32, 64)
+#: Sizes of maps to try: some modules take one only, or none below one. The last
+#: is that of a context that is added to all positions (GCNet).
+_SIZES = (8, 7, 14, 16, 32, 64, 1)
 #: Of errors which say that this machine cannot run an operator at all.
 _NOT_HERE = ('implementation for device', 'not compiled', 'not implemented',
              'only support')

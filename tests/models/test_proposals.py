@@ -232,3 +232,10 @@ def test_a_trial_leaves_nothing_behind():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(state[k], v) for k, v in dense.state_dict().items())
     assert modes == [m.training for m in dense.modules()]
+
+
+@pytest.mark.parametrize('size', [1, 7, 14, 64])
+def test_a_trial_finds_the_size_of_maps(size):
+    """1: the context that GCNet adds to all positions."""
+    assert flaw(nn.Sequential(
+        nn.Conv2d(4, 4, 1), nn.LayerNorm([4, size, size]))) is None
