@@ -95,6 +95,8 @@ def _count_all(test: dict) -> None:
     for key, most in (('max_per_img', 30), ('nms_pre', 100)):
         if isinstance(test.get(key), int):
             test[key] = min(test[key], most)
+    if 'distance_threshold' in test:  # between embeddings of corners
+        test['distance_threshold'] = 1e6
     if isinstance(test.get('rpn'), dict):
         test['rpn']['max_per_img'] = 50
 

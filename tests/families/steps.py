@@ -130,19 +130,27 @@ class Family:
     def _calibrate(self, detector: nn.Module) -> None:
         """Give BatchNorm the statistics of the images: with the initial ones
         what goes through fifty layers becomes infinite."""
-        norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
-        training = [norm.training for norm in norms]
-        momentum = [norm.momentum for norm in norms]
-        detector.eval()
-        for norm in norms:
-            norm.train()
-            norm.momentum = None  # the mean of all calls
+        inputs, samples = self._inputs(detector)
+        self._calibrate_on(detector, inputs, samples)
+        if inputs.dim() == 5 and hasattr(detector, 'detector'):
+            # A tracker has a frame at a time, whose deep maps are so small
+            # that their statistics are not those of another frame.
+            self._calibrate_on(
+                detector.detector, inputs.flatten(0, 1),
+                [f for s in samples for f in s.video_data_samples])
+
+    def _calibrate_on(self, model: nn.Module, *batch) -> None:
+        model.eval()
+        handles = []
+        for norm in model.modules():
+            if isinstance(norm, _BatchNorm):
+                norm.reset_running_stats()
+                handles.append(norm.register_forward_pre_hook(_measure))
         with torch.no_grad(), contextlib.suppress(Exception):
             # one that cannot predict fails again in ``_dense_predicts``
-            detector(*self._inputs(detector), mode='predict')
-        for norm, mode, value in zip(norms, training, momentum):
-            norm.train(mode)
-            norm.momentum = value
+            model(*batch, mode='predict')
+        for handle in handles:
+            handle.remove()
 
     def _with_experts(self) -> ConfigDict:
         model = copy.deepcopy(self.model)
@@ -214,11 +222,11 @@ class Family:
                     raise AssertionError(f'off by {off:.2g}')
 
     def _decided(self) -> None:
-        """Each layer has a decision or a reason; how many detections have
-        finite weights of one."""
+        """Each layer has a decision or a reason, and detections have finite
+        weights of one, or there is a reason why none has."""
         if not hasattr(self, 'samples'):
             raise Stop('no predictions')
-        reasons, known, total = {}, 0, 0
+        reasons, known, total, decided = {}, 0, 0, False
         for sample in self.samples:
             decisions, undecided = (
                 sample.get(key, {}) for key in ('decisions', 'undecided'))
@@ -226,22 +234,29 @@ class Family:
                 if layer not in decisions and layer not in undecided:
                     raise AssertionError(
                         f'{layer} is in neither decisions nor undecided')
+            decided = decided or bool(decisions)
             reasons.update(undecided)
             for found in (sample.get('pred_instances'),
                           sample.get('pred_track_instances')):
-                fields = [] if found is None else [
-                    found[weights_field(layer)]
-                    for layer in decisions if weights_field(layer) in found]
-                if fields:
-                    total += len(found)
-                    known += int(sum(
-                        w.isfinite().all(1) for w in fields).bool().sum())
+                if found is None:
+                    continue
+                fields = [found[weights_field(layer)] for layer in decisions
+                          if weights_field(layer) in found]
+                total += len(found)
+                known += int(sum(
+                    (w.isfinite().all(1) for w in fields),
+                    torch.zeros(len(found))).bool().sum())
         errors = [r for r in reasons.values() if r.startswith('error: ')]
         if errors:
             raise AssertionError(errors[0])
-        for reason in sorted(set(reasons.values())):
-            self.note('reason', True, reason)
         self.note('weights', True, f'{known}/{total}')
+        if reasons:
+            self.note('reason', True, '; '.join(sorted(set(reasons.values()))))
+        if known or (decided and not total):
+            return
+        if not reasons:
+            raise AssertionError(f'none of {total} detections has weights')
+        raise Stop('no detection has weights')
 
     # -- training -------------------------------------------------------------
 
@@ -332,6 +347,16 @@ class Family:
         built = MODELS.build(offline(written.model, self.words))
         if not moe_layers(built):
             raise AssertionError('the written config has no experts')
+
+
+def _measure(norm: _BatchNorm, args: Tuple[Tensor, ...]) -> None:
+    """Take the statistics of an input, before it is normalised by them; those
+    of several calls count alike."""
+    x = args[0].transpose(0, 1).flatten(1)
+    norm.num_batches_tracked += 1
+    share = 1 / float(norm.num_batches_tracked)
+    norm.running_mean.lerp_(x.mean(1), share)
+    norm.running_var.lerp_(x.var(1, unbiased=False), share)
 
 
 def _rows(sample) -> Tensor:

@@ -68,7 +68,8 @@ def markdown(rows: Mapping[str, Row]) -> str:
         why = [mistake for mistake in mistakes(row)]
         if excuse(row):
             why.append(excuse(row))
-        why += [text for step, (_, text) in row.items() if step == 'reason']
+        if 'reason' in row:
+            why.append(row['reason'][1])
         at = f'`{row["at"][1]}`' if 'at' in row else ''
         lines.append(' | '.join([
             f'| `{name}`', at, *cells(row).values(),
