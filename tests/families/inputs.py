@@ -16,6 +16,8 @@ from .shrink import walk
 SIZES = dict(ssd=(300, 300), ddod=(288, 288))
 #: Heads of stuff that learn from maps of an eighth of the image.
 EIGHTHS = 'htc', 'scnet', 'detectors'
+#: Those whose images have one size: their masks are not padded.
+ALIKE = *EIGHTHS, 'rtmdet'
 #: Classes of objects in the images, where the detector has as many.
 CLASSES = 'cat', 'dog', 'tree', 'car', 'boat', 'cup'
 BRANCHES = 'sup', 'unsup_teacher', 'unsup_student'
@@ -49,11 +51,10 @@ def batch_of(folder: str, model: dict, *, videos: bool = False) -> dict:
             num_items=[3], with_mask=True)
         frames = batch['data_samples'][0].video_data_samples
     else:
-        eighths = folder in EIGHTHS
-        smaller = 0 if eighths else 14
+        smaller = 0 if folder in ALIKE else 14
         batch = demo_mm_inputs(
             2, [(3, height, width), (3, height - smaller, width)], [3, 2],
-            sem_seg_output_strides=8 if eighths else 1,
+            sem_seg_output_strides=8 if folder in EIGHTHS else 1,
             with_mask=True, with_semantic=True,
             texts=[CLASSES] * 2 if kind in ASKED else None,
             custom_entities=True)
@@ -97,7 +98,7 @@ def _annotate(sample, classes: int) -> None:
     del sample.ignored_instances
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
     sample.set_metainfo(dict(
-        scale_factor=(1.0, 1.0), homography_matrix=np.eye(3),
+        scale_factor=(1.0, 1.0), homography_matrix=np.eye(3, dtype=np.float32),
         img_path=f'{sample.img_id}.jpg'))
 
 

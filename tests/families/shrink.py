@@ -12,6 +12,13 @@ RESNETS = 'ResNet', 'ResNetV1d'
 STAGES = [256, 512, 1024, 2048]
 
 
+class NoLink:
+    """In place of the one that loads weights to join tracks of a video."""
+
+    def forward(self, tracks):
+        return tracks
+
+
 def walk(part: Any, change: Callable[[dict], None]) -> None:
     """Call a function with each dict in a config, from the outside in."""
     if isinstance(part, dict):
@@ -34,6 +41,9 @@ def offline(model: ConfigDict, words: str) -> ConfigDict:
     def change(part: dict) -> None:
         for key in ('init_cfg', 'teacher_ckpt', 'num_cp'):
             part.pop(key, None)  # checkpointing needs one more package
+        if part.get('type') == 'AppearanceFreeLink':
+            part.clear()
+            part['type'] = NoLink
         if part.get('pretrained'):
             part['pretrained'] = False if part['pretrained'] is True else None
         for key in ('name', 'lang_model_name'):
@@ -73,6 +83,8 @@ def _shrink_part(part: dict) -> None:
                       ('num_dn_queries', 10)):
         if isinstance(part.get(key), (int, float)):
             part[key] = min(part[key], most)
+    if 'num_grids' in part:  # of SOLO, with a mask for each cell and class
+        part['num_grids'] = [n // 4 for n in part['num_grids']]
     for key in ('encoder', 'decoder'):
         if isinstance(part.get(key), dict) and 'num_layers' in part[key]:
             part[key]['num_layers'] = 2
@@ -89,12 +101,14 @@ def _shrink_part(part: dict) -> None:
 
 
 def _count_all(test: dict) -> None:
-    for key in ('score_thr', 'mask_score_thr'):
+    for key in ('score_thr', 'mask_score_thr', 'filter_thr'):
         if isinstance(test.get(key), float):
             test[key] = 0.0
     for key, most in (('max_per_img', 30), ('nms_pre', 100)):
         if isinstance(test.get(key), int):
             test[key] = min(test[key], most)
+    if 'mask_thr' in test:  # of SOLO, whose bias is that of 0.01
+        test['mask_thr'] = 0.01
     if 'distance_threshold' in test:  # between embeddings of corners
         test['distance_threshold'] = 1e6
     if isinstance(test.get('rpn'), dict):
@@ -119,10 +133,12 @@ def _shrink_backbone(part: dict) -> None:
         backbone['type'] in RESNETS
         and backbone.get('norm_cfg', {}).get('type', 'BN') == 'BN'
         and not backbone.get('dcn') and not backbone.get('plugins'))
-    if plain and first and list(first.get('in_channels') or ()) == [
-            STAGES[i] for i in stages]:
+    widths = first.get('in_channels') if first else None
+    if plain and widths in ([STAGES[i] for i in stages], STAGES[stages[-1]]):
         backbone.update(depth=18, base_channels=16)
-        first['in_channels'] = [16 << i for i in stages]
+        narrow = [16 << i for i in stages]
+        first['in_channels'] = (
+            narrow if isinstance(widths, list) else narrow[-1])
     elif backbone['depth'] in (101, 152, 200):
         backbone['depth'] = 50
     backbone['frozen_stages'] = -1
