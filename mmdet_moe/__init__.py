@@ -30,7 +30,7 @@ if _missing is not None:
     _refusal = Refusal(__name__, _missing, _engine is not None)
     sys.meta_path.insert(0, _refusal)
 if _missing is None:
-    import_quietly('mmdet.datasets', 'mmdet.evaluation')
+    import_quietly('mmdet.datasets', 'mmdet.evaluation', 'mmdet.models')
 # Importing them registers their classes.
 if _engine is None:
     from . import conversion, hooks, models, optim, whole_files  # noqa: F401

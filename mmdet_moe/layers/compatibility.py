@@ -1,4 +1,6 @@
 """What does not go together: options that are allowed each, but not both."""
+from typing import Optional
+
 from torch import nn
 
 from .checks import fail
@@ -86,14 +88,18 @@ def check_experts(experts: nn.ModuleList, in_channels: int) -> None:
 
 
 def check_collectives(experts: nn.ModuleList) -> None:
-    """Refuse SyncBatchNorm in an expert.
+    """Refuse SyncBatchNorm in an expert."""
+    reason = synchronised(experts)
+    if reason is not None:
+        fail('norm', 'SyncBN', f'GN or BN in experts: {reason}')
 
-    It waits for the other ranks at every call, and ranks call different
-    experts.
-    """
-    for module in experts.modules():
-        # By name: other libraries have a class of their own.
-        if type(module).__name__ == 'SyncBatchNorm':
-            fail('norm', 'SyncBN',
-                 'GN or BN in experts: ranks that run different experts '
-                 'would wait for each other forever')
+
+def synchronised(module: nn.Module) -> Optional[str]:
+    """Why a module cannot be an expert if SyncBatchNorm is in it, which waits
+    for the other ranks at every call; None if there is none."""
+    # By name: other libraries have a class of their own.
+    if any(type(part).__name__ == 'SyncBatchNorm'
+           for part in module.modules()):
+        return ('with SyncBatchNorm, ranks that run different experts would '
+                'wait for each other forever')
+    return None

@@ -6,6 +6,7 @@ from torch import nn
 
 from mmdet_moe.layers import MoELayer
 from mmdet_moe.layers.checks import ConfigError, check_choice
+from mmdet_moe.layers.compatibility import synchronised
 
 from .callers import uses_of
 from .insertion import is_head, is_whole_part
@@ -80,8 +81,8 @@ def irreplaceable(model: nn.Module, name: str,
     if is_whole_part(name) or is_head(module):
         return 'is a whole part of a detector, with several outputs'
     return (_several_inputs(module) or _no_first_layer(module)
-            or _shared_part(model, module) or _used_otherwise(
-                model, name, module) or flaw(module))
+            or synchronised(module) or _shared_part(model, module)
+            or _used_otherwise(model, name, module) or flaw(module))
 
 
 def _several_inputs(module: nn.Module) -> Optional[str]:

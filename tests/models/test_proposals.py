@@ -210,6 +210,15 @@ def test_what_has_other_layers():
         add_experts(model, [dict(at='part.conv')])
 
 
+def test_what_waits_for_other_ranks():
+    model = small(HEADS['fcos'], bbox_head=dict(norm_cfg=dict(type='SyncBN')))
+    name = 'bbox_head.cls_convs.*'
+    with pytest.raises(ConfigError, match='SyncBatchNorm.*accepted inside of '
+                       r'it: bbox_head\.cls_convs\.\*\.conv$'):
+        add_experts(MODELS.build(copy.deepcopy(model)), [dict(at=name)])
+    add_experts(MODELS.build(model), [dict(at=f'{name}.conv')])
+
+
 def test_one_module_under_two_names():
     name = 'bbox_head.cls_convs.{}.0.conv'
     both = [name.format(0), name.format(1)]
