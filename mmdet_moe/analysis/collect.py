@@ -133,7 +133,8 @@ class Collector:
             if index in self.shown:
                 shown[name] = dict(
                     maps=grids_of(decision),
-                    extent=np.array(decision.extent or (height, width)))
+                    frame=np.array([decision.start, decision.extent or (
+                        height, width)]))
         return dict(
             pictures=dict(
                 index=np.array([index]),

@@ -45,11 +45,13 @@ class ExpertMap:
 
     Attributes:
         url: Of that picture.
-        width, height: What it covers, in pixels of the page's picture, from
-            the top left corner; more than the picture where that was padded.
+        x, y, width, height: What it covers, in pixels of the page's picture;
+            more than the picture where that was padded.
         parts: The experts and what part of the map each leads, largest first.
     """
     url: str
+    x: float
+    y: float
     width: float
     height: float
     parts: List[Tuple[int, float]]
@@ -116,10 +118,9 @@ def gallery(records: Records, *, score_thr: float, image: Image,
             if layer.patches == 1:
                 weights[name] = [_highest(g[0, 0]) for g in grids]
             else:
-                height, width = layer.extents[i]
                 maps[name] = [
-                    _expert_map(g.argmax(axis=-1), zoom * width,
-                                zoom * height) for g in grids
+                    _expert_map(g.argmax(axis=-1), zoom * layer.frames[i])
+                    for g in grids
                 ]
         size += len(url) + BOX * len(boxes) + sum(
             len(m.url) for own in maps.values() for m in own)
@@ -207,14 +208,17 @@ def _highest(weights: np.ndarray) -> List[Tuple[int, float]]:
     return [(int(e), float(weights[e])) for e in order if weights[e] > 0]
 
 
-def _expert_map(leading: np.ndarray, width: float,
-                height: float) -> ExpertMap:
-    """(H, W) leading experts, and what they cover."""
+def _expert_map(leading: np.ndarray, frame: np.ndarray) -> ExpertMap:
+    """(H, W) leading experts, and where they begin and how far they reach."""
     colours = np.array(EXPERT_COLOURS, np.uint8)
     parts = np.bincount(leading.ravel()) / leading.size
+    start, extent = frame
+    leading = np.flip(leading, np.flatnonzero(extent < 0))
+    y, x = np.minimum(start, start + extent).round(1)
+    height, width = np.abs(extent).round(1)
     return ExpertMap(
-        _data_url(colours[leading % len(colours)], 'png'), round(width, 1),
-        round(height, 1), _highest(parts))
+        _data_url(colours[leading % len(colours)], 'png'), x, y, width, height,
+        _highest(parts))
 
 
 def _names(records: Records) -> Callable[[int], str]:

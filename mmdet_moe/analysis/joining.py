@@ -110,9 +110,7 @@ def _layer(layer: MoELayer, kept: Nest, order: np.ndarray,
             picture: [own['maps'][str(m)] for m in range(len(own['maps']))]
             for picture, own in shown.items() if 'maps' in own
         },
-        extents={
-            picture: tuple(own['extent']) for picture, own in shown.items()
-        })
+        frames={picture: own['frame'] for picture, own in shown.items()})
 
 
 def _groupings(collector: Collector, pictures: Sequence[Picture]

@@ -31,8 +31,9 @@ class LayerRecord:
         logits: (N, E) gate logits of the same.
         grids: By the index of a picture, of some of them, the expert weights
             of each of its maps, (h, w, E).
-        extents: By the same, height and width of what these maps cover, in
-            pixels of the picture.
+        frames: By the same, where these maps begin and how far they reach,
+            in pixels of the picture: (2, 2), ``start`` and ``extent`` of
+            :class:`.Decision`.
     """
     top_k: int
     chooses: bool
@@ -43,7 +44,7 @@ class LayerRecord:
     weights: np.ndarray
     logits: np.ndarray
     grids: Dict[int, List[np.ndarray]]
-    extents: Dict[int, Tuple[float, float]]
+    frames: Dict[int, np.ndarray]
 
     @property
     def experts(self) -> int:
@@ -105,14 +106,14 @@ def layer_record(kept: Dict[str, np.ndarray],
                  top_k: int,
                  chooses: bool = True,
                  grids: Optional[dict] = None,
-                 extents: Optional[dict] = None) -> LayerRecord:
+                 frames: Optional[dict] = None) -> LayerRecord:
     """A record of what :func:`observe` gave for pictures, appended.
 
     Args:
         kept: Those arrays.
         order: (I,) which of the appended pictures each one of the record is;
             as they come by default.
-        top_k, chooses, grids, extents: As of the record.
+        top_k, chooses, grids, frames: As of the record.
     """
     ends = np.cumsum(kept['places'])
     most = int(kept['places'].max())
@@ -130,4 +131,4 @@ def layer_record(kept: Dict[str, np.ndarray],
         weights=kept['weights'],
         logits=kept['logits'],
         grids=grids or {},
-        extents=extents or {})
+        frames=frames or {})

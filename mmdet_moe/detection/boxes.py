@@ -5,7 +5,7 @@ register types of their own with MMDetection, such as the rotated boxes (five
 numbers) and quadrilaterals (eight) of MMRotate, with the conversions between
 them. What is asked here of a box is asked of its type.
 """
-from typing import Union
+from typing import Optional, Union
 
 from mmcv.ops import box_iou_rotated
 from mmdet.structures.bbox import (
@@ -16,6 +16,7 @@ from mmdet.structures.bbox import (
 from mmdet.structures.bbox.box_type import box_types
 from torch import Tensor
 
+from mmdet_moe.models.frames import Frame
 from mmdet_moe.models.provenance import Undecided
 
 Boxes = Union[Tensor, BaseBoxes]
@@ -68,6 +69,16 @@ def in_input(boxes: Boxes, meta: dict) -> BaseBoxes:
     boxes.tensor = boxes.tensor.float()
     boxes.rescale_(tuple(map(float, meta.get('scale_factor', (1, 1))[:2])))
     return boxes
+
+
+def flipped(boxes: Boxes, frame: Optional[Frame]) -> Boxes:
+    """Boxes of the original image, in its pixels, as they are in the flipped
+    one, or the other way round; the same if it is not flipped."""
+    if frame is None or frame.direction is None:
+        return boxes
+    result = as_boxes(boxes)
+    result.flip_(frame.size, frame.direction)
+    return result if isinstance(boxes, BaseBoxes) else result.tensor
 
 
 def overlaps(boxes: Boxes, others: Boxes) -> Tensor:

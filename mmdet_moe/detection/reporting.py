@@ -7,11 +7,12 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdet_moe.layers import Decision
+from mmdet_moe.models.frames import frame_of
 from mmdet_moe.models.provenance import Origin, Undecided
 from mmdet_moe.models.reporting import DecisionReporter, reporter_of
 from mmdet_moe.names import GT_ORIGINS, weights_field
 
-from .boxes import enclosing
+from .boxes import enclosing, flipped
 from .mask_boxes import boxes_of
 from .provenance import (
     matching_detections,
@@ -79,8 +80,9 @@ class DetectionReporter(DecisionReporter):
             undecided: Dict[str, str] = {}
             for name, decision in sample.decisions.items():
                 with self.reasons(undecided, name):
-                    weights = decision.at(enclosing(boxes_of(found)),
-                                          origin.levels, origin.items)
+                    boxes = flipped(boxes_of(found), frame_of(sample.metainfo))
+                    weights = decision.at(
+                        enclosing(boxes), origin.levels, origin.items)
                     found.set_field(
                         weights.to(found.labels.device), weights_field(name))
             for name in undecided:
@@ -105,7 +107,7 @@ class DetectionReporter(DecisionReporter):
         if not any(annotated) or not (source.num_levels or source.num_items):
             return [None] * len(samples)
         objects = [
-            s.gt_instances if there else _no_objects(s)
+            _as_predicted(s) if there else _no_objects(s)
             for s, there in zip(samples, annotated)
         ]
         assigned = None  # as without a rule, also where it fails
@@ -134,6 +136,20 @@ class DetectionReporter(DecisionReporter):
 
 
 reporter_of.register(BaseDetector, DetectionReporter)
+
+
+def _as_predicted(sample) -> InstanceData:
+    """The annotated objects as they are in a flipped image, as its detections
+    are. They are loaded as they are in the original one."""
+    frame = frame_of(sample.metainfo)
+    objects = sample.gt_instances
+    if frame is None or frame.direction is None:
+        return objects
+    objects = objects.clone()
+    objects.bboxes = flipped(objects.bboxes, frame)
+    if 'masks' in objects:
+        objects.masks = objects.masks.flip(frame.direction)
+    return objects
 
 
 def _no_objects(sample) -> InstanceData:

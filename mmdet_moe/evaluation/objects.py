@@ -16,6 +16,7 @@ from mmdet_moe.datasets.objects import is_object
 from mmdet_moe.detection.boxes import areas, enclosing
 from mmdet_moe.detection.mask_boxes import boxes_of
 from mmdet_moe.layers import Decision
+from mmdet_moe.names import weights_field
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,16 @@ def objects_of(sample, coco: COCO, cat_ids: Sequence[int]) -> Boxes:
 
     Raises:
         ValueError: The pipeline has loaded none, or others than are in the
-            file.
+            file; or the detections are those of a flipped image.
     """
     img_id = sample.get('img_id')
+    if sample.get('flip') and any(
+            weights_field(name) in sample.get('pred_instances')
+            for name in sample.get('decisions') or ()):
+        raise ValueError(  # those that are merged have no weights
+            f'image {img_id} was flipped, and so are its detections; remove '
+            'RandomFlip from the test pipeline, or merge its views '
+            "(dict(type='DetTTAModel'))")
     boxes, labels, areas = annotated(coco, cat_ids, img_id)
     loaded = sample.get('gt_instances')
     if loaded is None or loaded.get('labels') is None:
@@ -119,7 +127,7 @@ def objects_of(sample, coco: COCO, cat_ids: Sequence[int]) -> Boxes:
         raise ValueError(
             f'image {img_id} has a {kind} at {box.tolist()} that is not in '
             f'{where}. The evaluator and the dataloader must use the same '
-            'file, and LoadAnnotations must come after Resize.')
+            'file, and LoadAnnotations must come after Resize and RandomFlip.')
     origins = sample.get('gt_origins')
     return Boxes(boxes, labels, areas, np.ones(len(boxes)),
                  _whole(origins, 'level_ids', len(boxes)),

@@ -26,7 +26,9 @@ class Decision:
         levels: Which pyramid level each of the inputs is. None: an input is
             about all levels, as in a backbone.
         extent: Height and width of what the maps cover, in the unit of the
-            boxes that will be asked for; None until it is known.
+            boxes that will be asked for; None until it is known. Negative
+            where the maps are of a flipped image.
+        start: Where the maps begin, y and x, in the same unit.
         features: (N, C) the mean features of each sample; None if nobody has
             asked for them.
         real: (N,) bool, whether a sample is about its image, and not only
@@ -38,6 +40,7 @@ class Decision:
     about: Literal['pictures', 'items'] = 'pictures'
     levels: Optional[Tuple[int, ...]] = None
     extent: Optional[Tuple[float, float]] = None
+    start: Tuple[float, float] = (0.0, 0.0)
     features: Optional[Tensor] = None
     real: Optional[Tensor] = None
 
@@ -154,8 +157,9 @@ class Decision:
             return means  # no decision is about a part of a map
         inputs = self._inputs(
             torch.full((len(boxes), ), -1) if levels is None else levels.cpu())
-        low, high = (self._unit(x) for x in boxes.detach().cpu().double().view(
-            -1, 2, 2).flip(-1).unbind(1))
+        low, high = torch.stack([
+            self._unit(x) for x in boxes.detach().cpu().double().view(
+                -1, 2, 2).flip(-1).unbind(1)]).sort(dim=0).values
         for index in inputs.unique().tolist():
             here = ((inputs == index) & (found >= 0)).nonzero().flatten()
             if index < 0 or not len(here):
@@ -212,7 +216,8 @@ class Decision:
 
     def _unit(self, points: Tensor) -> Tensor:
         """(n, 2) as y, x, in parts of what the maps cover."""
-        return points / points.new_tensor(self.extent or (1.0, 1.0))
+        return (points - points.new_tensor(self.start)) / points.new_tensor(
+            self.extent or (1.0, 1.0))
 
 
 def rows_at(values: Tensor, index: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 import inspect
 import warnings
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import singledispatch
 from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from mmdet_moe.layers import Decision, moe_layers, traced
 
+from .frames import frame_of
 from .padding import ImagesInBatch
 from .provenance import Provenance, Undecided, UnknownProvenance
 
@@ -155,7 +157,7 @@ class DecisionReporter:
                     name.removeprefix(self._within), decisions, len(samples))
                 decision = decision.cpu()
                 parts[name] = [
-                    decision.part(*part, extent=_extent(sample.metainfo))
+                    _framed(decision.part(*part), sample.metainfo)
                     for part, sample in zip(_parts(counts), samples)
                 ]
         for b, sample in enumerate(samples):
@@ -207,12 +209,9 @@ def _parts(counts: Sequence[int]) -> List[Tuple[int, int]]:
     return list(zip(ends, ends[1:]))
 
 
-def _extent(meta: dict) -> Optional[Tuple[float, float]]:
-    """Height and width of what the maps cover, in the original picture's
-    pixels; None if its size is not known."""
-    size = meta.get('batch_input_shape', meta.get('img_shape'))
-    if size is None:
-        return None
-    height, width = size[:2]
-    x, y = meta.get('scale_factor', (1.0, 1.0))[:2]
-    return height / y, width / x
+def _framed(decision: Decision, meta: dict) -> Decision:
+    """A decision about one image, in the coordinates of the original."""
+    frame = frame_of(meta)
+    if frame is None:
+        return decision
+    return replace(decision, start=frame.start, extent=frame.extent)

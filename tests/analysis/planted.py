@@ -41,7 +41,8 @@ def records(tmp_path, pictures=24, constant=False, make=None, shown=()):
     layer = layer_record(
         kept, top_k=2,
         grids={i: [*grids_of(decisions[i]).values()] for i in shown},
-        extents={i: decisions[i].extent or (40, 60) for i in shown})
+        frames={i: np.array([decisions[i].start, decisions[i].extent or (
+            40, 60)]) for i in shown})
     n = 2 * pictures
     objects = Things(
         picture=np.repeat(np.arange(pictures), 2),

@@ -384,7 +384,8 @@ def test_weights_over_boxes_are_those_of_the_same_objects(load_config):
     for row in range(len(objects)):
         layer, picture = records.layers[name], objects.picture[row]
         grid = layer.grids[picture][objects.groups['level'][row]]
-        height, width = layer.extents[picture]
+        start, (height, width) = layer.frames[picture]
+        assert not start.any()
         x1, y1, x2, y2 = objects.box[row]
         inside = [
             grid[i, j]

@@ -47,25 +47,31 @@ def test_the_gallery(tmp_path, monkeypatch):
                        image=image, room=5000)) == 1
 
 
-def test_decisions_about_positions_are_painted(tmp_path, monkeypatch):
+@pytest.mark.parametrize('flipped', [False, True])
+def test_decisions_about_positions_are_painted(tmp_path, monkeypatch, flipped):
     monkeypatch.setattr('mmdet_moe.analysis.gallery.SHORTEST', 1)
     weights = torch.eye(3)[[0, 1, 1, 2, 1, 0]]
 
     def of_positions(_, logits):
         return replace(
             decision(weights, scope=PositionScope(), shapes=((1, 2, 3), )),
-            extent=(40.0, 80.0))  # padded to the right
+            # padded to the right; flipped from right to left
+            extent=(40.0, -80.0 if flipped else 80.0),
+            start=(0.0, 60.0 if flipped else 0.0))
 
     found = records(tmp_path, make=of_positions, shown=[0])
     shown = gallery(found, score_thr=0.3, image=image, room=10**6)[0]
     assert shown.weights == {}
     painted, = shown.maps['moe']
     assert (painted.width, painted.height) == (80, 40)
+    assert (painted.x, painted.y) == (-20 if flipped else 0, 0)
     assert painted.parts == [(1, 0.5), (0, 1 / 3), (2, 1 / 6)]
     code = np.frombuffer(b64decode(painted.url.split(',')[1]), np.uint8)
     pixels = cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1]
     expected = [[EXPERT_COLOURS[e] for e in row]
                 for row in ((0, 1, 1), (2, 1, 0))]
+    if flipped:
+        expected = [row[::-1] for row in expected]
     assert pixels.tolist() == np.array(expected).tolist()
 
 
