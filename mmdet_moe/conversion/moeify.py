@@ -1,11 +1,9 @@
 """Experts for a stock detector: a small config, and a checkpoint, for it."""
-import copy
 import os
 import re
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -16,6 +14,7 @@ from mmdet_moe.layers import moe_layers
 from mmdet_moe.layers.checks import ConfigError, check_number, fail
 from mmdet_moe.models.placing import table_of_experts
 
+from .building import build_here
 from .moe_config import experts_of, is_wrapper, moe_config
 from .upcycle import check_absent, write_upcycled
 
@@ -127,7 +126,7 @@ def _build(cfg: Config) -> Any:
             fail(f'model.{key}', '...', 'no such key: MoEDetector has one of '
                  f'this name, and {name} cannot be built with it')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    detector = MODELS.build(copy.deepcopy(model))
+    detector = build_here(model)
     layers: List[str] = list(moe_layers(detector))
     if layers:
         raise ConfigError(f'the model has experts already: {layers[0]}')

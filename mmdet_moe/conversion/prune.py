@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -16,6 +15,7 @@ from mmdet_moe.files import DataError, write_text
 from mmdet_moe.layers import forced, moe_layers, prune_state
 from mmdet_moe.layers.checks import ConfigError, check_number, fail
 
+from .building import build_here
 from .checkpoints import read_checkpoint, write_checkpoint
 from .compare import compare
 from .prune_training import prune_training
@@ -58,7 +58,7 @@ def prune_detector(cfg: Config,
     for path in (out, config_out):
         check_absent(path)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = MODELS.build(copy.deepcopy(cfg.model))
+    model = build_here(cfg.model)
     content = read_checkpoint(checkpoint)
     _load(model, content['state_dict'], checkpoint)
     layers = moe_layers(model)
@@ -74,7 +74,7 @@ def prune_detector(cfg: Config,
 
     state = prune(content['state_dict'])
     smaller = _pruned_model(cfg, kept)
-    pruned = MODELS.build(copy.deepcopy(smaller))
+    pruned = build_here(smaller)
     _load(pruned, state, 'the pruned state')
     with _all_dropped(model, drop):
         compared = compare(

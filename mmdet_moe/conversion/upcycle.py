@@ -2,7 +2,6 @@
 import os
 from typing import Optional
 
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -10,6 +9,7 @@ from torch import nn
 from mmdet_moe.layers import add_noise
 from mmdet_moe.layers.checks import check_number
 
+from .building import build_here
 from .checkpoints import UpcyclingError, load_dense, read_state, write_state
 from .compare import compare
 from .dense_twin import dense_twin
@@ -36,8 +36,8 @@ def upcycle_detector(cfg: Config,
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     twin = dense_twin(cfg.model)  # before building: that may change a config
     return write_upcycled(
-        MODELS.build(cfg.model),
-        MODELS.build(twin),
+        build_here(cfg.model),
+        build_here(twin),
         checkpoint,
         out,
         noise=noise,

@@ -220,3 +220,16 @@ def test_configs_that_the_index_does_not_list():
     text = make(name, ['roi_head.bbox_head.shared_fcs.0'])
     assert Config.fromstring(text[text.index('"""Faster'):], '.py'
                              ).model.detector == 'FasterRCNN'
+
+
+def test_a_norm_that_needs_a_group_of_processes(base, tmp_path):
+    """MMSyncBN, as in simple_copy_paste, with a checkpoint."""
+    cfg = Config.fromfile(base)
+    cfg.model.backbone.norm_cfg = dict(type='MMSyncBN')
+    plain = MODELS.build(Config.fromfile(base).model)
+    torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'dense.pth')
+    text = moeify(cfg, str(base), ['bbox_head.cls_convs.*.conv'],
+                  out=str(tmp_path / 'moe.py'),
+                  checkpoint=str(tmp_path / 'dense.pth'))
+    assert 'losses and outputs equal' in text
+    assert cfg.model.backbone.norm_cfg.type == 'MMSyncBN'

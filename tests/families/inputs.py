@@ -16,8 +16,8 @@ from .shrink import walk
 SIZES = dict(ssd=(300, 300), ddod=(288, 288))
 #: Heads of stuff that learn from maps of an eighth of the image.
 EIGHTHS = 'htc', 'scnet', 'detectors'
-#: Those whose images have one size: their masks are not padded.
-ALIKE = *EIGHTHS, 'rtmdet'
+#: Those whose images have one size, as in their own pipelines.
+ALIKE = *EIGHTHS, 'rtmdet', 'yolact'
 #: Classes of objects in the images, where the detector has as many.
 CLASSES = 'cat', 'dog', 'tree', 'car', 'boat', 'cup'
 BRANCHES = 'sup', 'unsup_teacher', 'unsup_student'

@@ -73,10 +73,12 @@ def shrink(model: ConfigDict, words: str) -> ConfigDict:
 
 
 def _shrink_part(part: dict) -> None:
-    if part.get('type') == 'SyncBN':
+    if part.get('type') in ('SyncBN', 'MMSyncBN'):
         part['type'] = 'BN'  # on a CPU, as MMDetection's own tools do
     if part.get('eps') == 0:
         part['eps'] = 1e-5  # PyTorch refuses 0 by now
+    if isinstance(part.get('num_classes'), int):  # V3Det has 13,204
+        part['num_classes'] = min(part['num_classes'], 1203)
     part.pop('batch_augments', None)
     for key, most in (('num_queries', 30), ('num_proposals', 30),
                       ('deepen_factor', 0.33),
@@ -141,4 +143,5 @@ def _shrink_backbone(part: dict) -> None:
             narrow if isinstance(widths, list) else narrow[-1])
     elif backbone['depth'] in (101, 152, 200):
         backbone['depth'] = 50
-    backbone['frozen_stages'] = -1
+    if 'frozen_stages' in backbone:
+        backbone['frozen_stages'] = -1

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from mmdet_moe.conversion.building import build_here
 from mmdet_moe.conversion.moeify import moeify
 from mmdet_moe.launch import load_config
 from mmdet_moe.layers import moe_layers, upcycle
@@ -119,7 +120,13 @@ class Family:
         for module in detector.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)) and (
                     module.weight.std() < 0.02) and module.weight.requires_grad:
-                nn.init.normal_(module.weight, std=0.05)
+                nn.init.normal_(module.weight, std=0.02)
+        for name, module in detector.named_modules():
+            if name.endswith('fc_reg'):  # six times over, out of the image
+                module.weight.data.mul_(0.1)
+            if type(module).__name__ == 'SSDHead':
+                # without which no SSD of MMDetection 3.2 and newer predicts
+                vars(module).setdefault('loss_cls', None)
         self._calibrate(detector)
         detector.eval()  # which returns nothing in some detectors
         return detector
@@ -344,7 +351,7 @@ class Family:
         at = self.at
         moeify(cfg, self.config, [at], out=str(out))
         written = load_config(str(out))
-        built = MODELS.build(offline(written.model, self.words))
+        built = build_here(offline(written.model, self.words))
         if not moe_layers(built):
             raise AssertionError('the written config has no experts')
 
