@@ -17,7 +17,7 @@ PATTERNS = (
     'bbox_head.cls_convs.*.conv', 'bbox_head.cls_convs.*.*.conv',
     'bbox_head.multi_level_cls_convs.*', 'bbox_head.convs_pred.*',
     'mask_head.cls_convs.*.conv',
-    'bbox_head.tl_heat.*.0', 'rpn_head.rpn_conv')
+    'bbox_head.tl_heat.*.0', 'bbox_head.cls_convs.*.0', 'rpn_head.rpn_conv')
 
 
 def place(build: Callable[[], nn.Module], **options) -> str:
