@@ -6,6 +6,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from torch import nn
 
+from mmdet_moe.config_parts import apart
 from mmdet_moe.files import DataError
 from mmdet_moe.layers import moe_layers
 
@@ -38,11 +39,13 @@ class CheckpointFitHook(Hook):
 
     Raises:
         DataError: A MoE layer, or most of the model, is not in the checkpoint;
-            or a weight has another shape there, or is NaN or Inf.
+            or a weight has another shape there, or is NaN or Inf; or it was
+            trained on the same classes in another order.
     """
     priority = 'VERY_HIGH'  # what is not refused may be changed by others
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        _check_classes(runner, checkpoint.get('meta') or {})
         model = unwrapped(runner.model)
         own = model.state_dict()
         try:
@@ -69,6 +72,25 @@ class CheckpointFitHook(Hook):
                         'tools/model_converters/upcycle.py')
         _check_rest(len(own), missing)
         _check_finite(model)
+
+
+def _check_classes(runner, meta: dict) -> None:
+    """Refuse a checkpoint of the same classes in another order: each label
+    would have the name of another class."""
+    learned = (meta.get('dataset_meta') or {}).get(
+        'classes', meta.get('CLASSES'))
+    loader = getattr(runner, 'test_dataloader', None)
+    tested = (getattr(getattr(loader, 'dataset', None), 'metainfo', None)
+              or {}).get('classes')
+    if learned is None or tested is None:
+        return
+    learned, tested = tuple(learned), tuple(tested)
+    if learned != tested and sorted(learned) == sorted(tested):
+        these, those = apart(learned, tested)
+        raise DataError(
+            f'the checkpoint was trained on the classes {these}, and '
+            f'test_dataloader.dataset has {those}: give it metainfo.classes in '
+            'the order of the checkpoint')
 
 
 def _check_finite(model: nn.Module) -> None:

@@ -39,6 +39,23 @@ def test_a_checkpoint_without(gone, prefix):
         load(dict(state_dict=state))
 
 
+@pytest.mark.parametrize('learned, right', [
+    (['disc', 'square', 'cross'], False), (('square', 'disc', 'cross'), True),
+    (('a', 'b', 'c'), True), (None, True)])
+@pytest.mark.parametrize('key', ['dataset_meta', 'CLASSES'])
+def test_the_same_classes_in_another_order(learned, right, key):
+    classes = ('square', 'disc', 'cross')
+    runner = SimpleNamespace(model=Model(), test_dataloader=SimpleNamespace(
+        dataset=SimpleNamespace(metainfo=dict(classes=classes))))
+    meta = {key: learned if key == 'CLASSES' else dict(classes=learned)}
+    state = dict(state_dict=Model().state_dict(), meta=meta)
+    if right:
+        CheckpointFitHook().after_load_checkpoint(runner, state)
+    else:
+        with pytest.raises(DataError, match='disc, square.*square, disc'):
+            CheckpointFitHook().after_load_checkpoint(runner, state)
+
+
 def test_another_head():
     state = Model().state_dict()
     state['head.weight'] = torch.zeros(5, 2)
