@@ -6,6 +6,7 @@ from typing import Dict, List, Mapping, Set
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from mmdet_moe.files import DataError
 
@@ -124,6 +125,12 @@ def _paths(folder: Folder) -> Set[str]:
 
 
 def _scaled(path: Path) -> np.ndarray:
+    try:  # a small file may have more pixels than there is memory
+        Image.open(path).close()
+    except Image.DecompressionBombError as error:
+        raise DataError(f'the picture {path} is too large: {error}') from None
+    except OSError:
+        pass  # OpenCV may know what it is
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f'the picture {path} cannot be read; is the file '

@@ -1,6 +1,8 @@
 """Data and models that do not fit, before anything is trained."""
 import json
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -125,3 +127,17 @@ def test_folders_are_converted(tmp_path, monkeypatch, capsys):
     sys.argv[1] = str(other)
     with pytest.raises(SystemExit, match='x.png cannot be read'):
         folders2cifar100.main()
+    (other / 'ground0' / 'disc0' / 'x.png').write_bytes(png(60_000, 15_000))
+    with pytest.raises(SystemExit, match='x.png is too large: .*900000000 pix'):
+        folders2cifar100.main()
+
+
+def png(width, height):
+    """The beginning of a file that says that it has so many pixels."""
+    def chunk(kind, data):
+        code = zlib.crc32(kind + data)
+        return struct.pack('>I', len(data)) + kind + data + struct.pack(
+            '>I', code)
+    return b'\x89PNG\r\n\x1a\n' + chunk(
+        b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    ) + chunk(b'IDAT', b'') + chunk(b'IEND', b'')
