@@ -24,7 +24,7 @@ from mmdet_moe.config_parts import class_of, inner_datasets
 from mmdet_moe.files import DataError
 
 from .categories import check_categories
-from .images import check_boxes, check_sizes
+from .images import check_boxes, check_sizes, outside
 from .objects import Objects, count_objects
 
 
@@ -267,6 +267,11 @@ def _check_entries(ann_file: Path, content: Any,
 
 def _check_files(ann_file: Path, images: Sequence[dict],
                  folder: Path) -> None:
+    away = outside(folder, [i['file_name'] for i in images])
+    if away:
+        warnings.warn(
+            f'{len(away)} of the {len(images)} images of {ann_file} are not in '
+            f'{folder}{os.sep}, such as {away[0]}: a report would embed them')
     sizes = {}
     for sub in {Path(i['file_name']).parent for i in images}:
         if (folder / sub).is_dir():

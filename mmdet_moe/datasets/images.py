@@ -1,7 +1,8 @@
 """Whether image files are what their annotation file says of them."""
+import os
 import warnings
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import mmcv
@@ -22,6 +23,15 @@ _ORIENTATION = 0x0112
 #: EXIF orientations that turn an image by 90 degrees.
 _TURNED = (5, 6, 7, 8)
 Size = Tuple[int, int]
+
+
+def outside(folder: Path, names: Sequence[str]) -> List[str]:
+    """The names of files that are not in a folder, as ``../../x.png`` or an
+    absolute path elsewhere. Links are not followed: whoever has made the
+    folder has made them."""
+    root = os.path.join(os.path.abspath(folder), '')
+    return [name for name in names
+            if not os.path.normpath(os.path.join(root, name)).startswith(root)]
 
 
 def check_sizes(ann_file: Path, images: Sequence[dict], folder: Path,

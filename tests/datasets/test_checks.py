@@ -269,6 +269,18 @@ def test_a_broken_link_that_nothing_names(dataset):
     check_coco_dataset('val', dataset)
 
 
+@pytest.mark.parametrize('name', ['../elsewhere.png', '{}/elsewhere.png'])
+def test_images_from_elsewhere(dataset, tmp_path, name):
+    """A report would show them."""
+    folder = tmp_path / 'shapes'
+    image = next((folder / 'val').iterdir())
+    shutil.copy(image, folder / 'elsewhere.png')
+    edit(dataset, lambda c: c['images'][0].update(
+        file_name=name.format(folder)))
+    with pytest.warns(UserWarning, match='1 of the 8 images.*elsewhere.png'):
+        check_coco_dataset('val', dataset)
+
+
 def test_empty_picture(dataset):
     open(f'{dataset["data_root"]}/val/000001.jpg', 'w').close()
     check(dataset, 'empty files in .*: 000001.jpg')

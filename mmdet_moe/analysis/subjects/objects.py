@@ -1,6 +1,7 @@
 """Annotated objects and detections, with COCO's average precision."""
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmengine.fileio import get_local_path
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 
+from mmdet_moe.datasets.images import outside
 from mmdet_moe.datasets.objects import count_objects
 from mmdet_moe.evaluation.objects import (
     Boxes,
@@ -61,9 +63,12 @@ class AnnotatedObjects(Subject):
     needs = 'a CocoDataset'
     score_thr = 0.3
     rotated = False
+    #: Of the images, where it is known.
+    folder: Optional[str] = None
 
     def __init__(self, dataset: CocoDataset) -> None:
         self.dataset = dataset
+        self.folder = dataset.data_prefix.get('img')
         self.source = str(dataset.ann_file)
         self.files = [self.source]
         with get_local_path(
@@ -176,6 +181,13 @@ class AnnotatedObjects(Subject):
         objects = records.labelled
         said = count_objects(self.coco.dataset, self.cat_ids).left_out
         notes = [said] if said else []
+        folder = str(self.folder or '')
+        away = [] if not folder or '://' in folder else outside(
+            Path(folder), [p.path for p in records.pictures])
+        if away:
+            notes.append(f'{len(away)} images are not in the folder of the '
+                         f'data set, such as {away[0]}. This page may show '
+                         'them.')
         if self.rotated:
             notes.append('The boxes of this data set are rotated. AP, matches '
                          'and sizes of this report are those of the horizontal '
