@@ -1,11 +1,13 @@
 """Runs side by side: what balance costs, and what it brings."""
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Iterator, List, Sequence
 
 import numpy as np
+from jinja2 import UndefinedError
 from terminaltables import AsciiTable
 
 from mmdet_moe.files import DataError, write_text
@@ -81,6 +83,27 @@ def compare(runs: Sequence[dict], out: Path) -> str:
         DataError: Two runs have one name, or they are of different pictures.
     """
     names = [run['name'] for run in runs]
+    for run in runs:
+        with _complete(run['name']):
+            list(rows_of(run))
+    with _complete(' or '.join(names)):
+        return _compare(runs, names, out)
+
+
+@contextmanager
+def _complete(names: str) -> Iterator[None]:
+    """A key that a report lacks is an error that names it."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, TypeError,
+            UndefinedError) as error:
+        raise DataError(
+            f'the report.json of {names} is not complete: '
+            f'{type(error).__name__}: {error}. Write it again with '
+            'expert_report.py') from error
+
+
+def _compare(runs: Sequence[dict], names: Sequence[str], out: Path) -> str:
     for name in names:
         if names.count(name) > 1:
             raise DataError(f'two runs have the name {name!r}; give names as '

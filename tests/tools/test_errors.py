@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdet_moe.analysis.comparison import read_run
+from mmdet_moe.analysis.comparison import compare, read_run
 from mmdet_moe.analysis.parts import Parts
 from mmdet_moe.analysis.report import FORMAT
 from mmdet_moe.files import check_writable
@@ -68,6 +68,17 @@ def report(**content):
     return read
 
 
+def compared(**content):
+    """A report of one layer, without what is in a layer."""
+    def read(folder):
+        path = folder / 'report.json'
+        path.write_text(json.dumps(dict(
+            dict(format=FORMAT, name='mine', words={}, metrics={},
+                 interventions=[], layers=dict(moe={})), **content)))
+        compare([read_run(str(path))], folder / 'page.html')
+    return read
+
+
 def no_space(folder):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'epoch_1.pth')
 
@@ -92,6 +103,9 @@ def _loading_stays(monkeypatch):
     (parts(lambda x: (x / 'about.json').write_text('{')), 'about.json is dam'),
     (report(), "report.json has no 'name'"),
     (report(name='x', words={}, metrics={}), "has no 'layers'"),
+    (compared(), 'report.json of mine is not complete: KeyError'),
+    (compared(layers=[1]), 'report.json of mine is not complete'),
+    (compared(metrics=3), 'report.json of mine is not complete'),
     (no_space, 'No space left.*epoch_1.pth'),
     (lambda x: check_writable(x), 'Is a directory'),
     (lambda x: check_writable((x / 'file').write_text('') or
