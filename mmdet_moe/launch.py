@@ -28,7 +28,7 @@ from torch import nn
 from .config_parts import metrics_of, packaged_file, type_name
 from .conversion import UpcycleInit
 from .files import DataError, ReportError, TrainingError, hold_folder
-from .hooks import check_fit
+from .hooks import check_batches, check_fit
 from .layers.checks import ConfigError, fail
 from .layers.distributed import launched_rank
 from .resuming import choose_checkpoint, keep_safe
@@ -230,6 +230,8 @@ def build_runner(cfg: Config, loaders: Sequence[str]) -> Runner:
             'their stock configs do') from None
     if set(loaders) == {'test'} and isinstance(runner.model, nn.Module):
         check_fit(runner)
+    if isinstance(runner, Runner):
+        check_batches(runner, loaders)
     if anew:
         print_log(anew, 'current', logging.WARNING)
     if how is not None:

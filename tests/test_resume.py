@@ -194,3 +194,12 @@ def test_testing_does_not_need_the_dense_checkpoint(config, finished):
     state = torch.load(checkpoint, weights_only=False)['state_dict']
     for key, value in runner.model.state_dict().items():
         assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_a_loader_without_a_batch(config, tmp_path, name):
+    cfg = config(tmp_path, 1)
+    cfg[f'{name}_dataloader'].update(batch_size=5, drop_last=True)
+    with pytest.raises(DataError, match=f'{name}_dataloader gives no batch: it '
+                       'has 4 images for a process, batch_size=5'):
+        build_runner(cfg, (name, ))

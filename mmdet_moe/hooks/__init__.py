@@ -6,9 +6,10 @@ from .kmeans_hook import KMeansHook
 from .moe_hook import MoEHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .seed_hook import SeedHook
+from .training_checks import check_batches
 
 __all__ = [
     'CheckpointFitHook', 'FiniteLossHook', 'FreezeHook', 'KMeansHook',
     'MoEHook', 'PlainCheckpointHook', 'SeedHook',
-    'check_fit'
+    'check_batches', 'check_fit'
 ]

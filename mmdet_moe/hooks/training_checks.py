@@ -1,12 +1,15 @@
 """What would make a constraint or a gate useless, found before training."""
 import logging
-from typing import Sequence
+from typing import Sequence, Sized
 
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
+from mmdet_moe.files import DataError
 from mmdet_moe.layers import MoELayer, moe_layers
 from mmdet_moe.layers.checks import ConfigError, fail
 
@@ -16,6 +19,30 @@ from .wrappers import unwrapped
 def trainable(module: nn.Module) -> bool:
     """Whether any parameter of a module is trained."""
     return any(p.requires_grad for p in module.parameters())
+
+
+def check_batches(runner: Runner, loaders: Sequence[str]) -> None:
+    """Refuse a data loader that gives no batch. It is built here, as the
+    runner does when it begins.
+
+    Args:
+        runner: That has not begun.
+        loaders: Those that will be used, out of ``train``, ``val``, ``test``.
+
+    Raises:
+        DataError: There are fewer images than a batch has, and the rest is
+            dropped; or none.
+    """
+    for name in loaders:
+        loop = getattr(runner, f'_{name}_loop')
+        loader = loop and getattr(runner, f'{name}_loop').dataloader
+        if isinstance(loader, DataLoader) and isinstance(
+                loader.sampler, Sized) and not len(loader):
+            raise DataError(
+                f'{name}_dataloader gives no batch: it has '
+                f'{len(loader.sampler)} images for a process, batch_size='
+                f'{loader.batch_size} and drop_last={loader.drop_last}. Use a '
+                'smaller batch_size, or drop_last=False')
 
 
 def check_sharding(model: nn.Module) -> None:
