@@ -4,7 +4,7 @@ Pictures of a batch differ in size and in their number of objects. Tensors of
 tokens (B, T, C) are filled up, and what fills must not count in the balance
 of the experts.
 """
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -48,25 +48,31 @@ def images_of(inputs, samples) -> Optional[Images]:
     """Where the images of a batch are.
 
     Args:
-        inputs: (B, C, H, W), or anything else.
+        inputs: (B, C, H, W); or videos (B, T, C, H, W), of which trackers
+            look at B frames at a time; or anything else.
         samples: The B data samples, with ``img_shape``, or anything else.
 
     Returns:
-        None if that is not known, or if there is no padding.
+        None if that is not known, as of a video whose frames differ in size,
+        or if there is no padding.
     """
-    if not isinstance(inputs, Tensor) or inputs.dim() != 4 or not (
+    if not isinstance(inputs, Tensor) or inputs.dim() not in (4, 5) or not (
             isinstance(samples, (list, tuple)) and len(samples) == len(inputs)):
         return None
-    shapes = [getattr(sample, 'metainfo', {}).get('img_shape')
-              for sample in samples]
-    if None in shapes:
-        return None
+    sizes = [_size_of(sample) for sample in samples]
     whole = tuple(inputs.shape[-2:])
-    sizes = [tuple(shape[:2]) for shape in shapes]
-    if all(size == whole for size in sizes):
+    if None in sizes or all(size == whole for size in sizes):
         return None
     return Images(torch.tensor(sizes, dtype=torch.float32,
                                device=inputs.device), whole)
+
+
+def _size_of(sample) -> Optional[Tuple[int, int]]:
+    """Height and width of an image, or of each frame of a video."""
+    frames = getattr(sample, 'video_data_samples', [sample])
+    shapes = {tuple((getattr(frame, 'metainfo', {}).get('img_shape') or ())[:2])
+              for frame in frames}
+    return next(iter(shapes)) or None if len(shapes) == 1 else None
 
 
 def real_queries(counts: Sequence[int],

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from mmdet_moe.models.padding import ImagesInBatch
 from mmdet_moe.models.reporting import report_decisions
 from mmdet_moe.names import weights_field
 
@@ -65,8 +66,9 @@ def tracker_of(path):
     return model
 
 
+@pytest.mark.parametrize('size', [stock.SIZE, (70, 90)])  # as is, and padded
 @pytest.mark.parametrize('path', TRACKERS)
-def test_frames_are_reported_as_by_the_detector_alone(path):
+def test_frames_are_reported_as_by_the_detector_alone(path, size):
     torch.manual_seed(0)
     init_default_scope('mmdet')
     model = MODELS.build(tracker_of(path)).eval()
@@ -75,11 +77,11 @@ def test_frames_are_reported_as_by_the_detector_alone(path):
             torch.nn.init.normal_(module.weight, std=0.05)
     inputs, samples = stock.pictures([()] * FRAMES)
     for i, sample in enumerate(samples):
-        # Frames are of one size: none is padded.
-        sample.set_metainfo(dict(frame_id=i, img_shape=stock.SIZE))
+        sample.set_metainfo(dict(frame_id=i, img_shape=size))
         del sample.gt_instances
     video = TrackDataSample(video_data_samples=samples)
     plain = video.clone()
+    ImagesInBatch(model)  # which a report does, too
     with torch.no_grad():
         model(inputs[None], [plain], mode='predict')
     report_decisions(model)
