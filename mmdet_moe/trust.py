@@ -169,12 +169,22 @@ def check_checkpoint(path: str) -> None:
     if is_zip and not zipfile.is_zipfile(path):
         raise DataError(f'the checkpoint {path} is not complete: the file '
                         'ends too early')
+    if is_zip and _is_torchscript(path):
+        raise DataError(f'{path} is a program of TorchScript (torch.jit.save) '
+                        'and no checkpoint: name the file that the training '
+                        'wrote, such as epoch_12.pth')
     try:
         content = _load_safely(path, map_location='cpu', mmap=is_zip)
     except Exception as error:
         raise DataError(_refusal(path, str(error))) from None
     if is_zip:
         _check_sums(path, content)
+
+
+def _is_torchscript(path: str) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl')
+                   for name in archive.namelist())
 
 
 #: How torch, or the unpickler here, begins to say what would run code; what

@@ -127,6 +127,9 @@ def test_the_reason_is_given(tmp_path):
         check_checkpoint(str(path))
     assert 'is not a checkpoint' in str(error.value)
     assert '--run-code' not in str(error.value)
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+    with pytest.raises(DataError, match='TorchScript .* and no checkpoint'):
+        check_checkpoint(str(path))
 
 
 @pytest.mark.parametrize('reason, name', [
