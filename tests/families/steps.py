@@ -122,7 +122,8 @@ class Family:
                     module.weight.std() < 0.02) and module.weight.requires_grad:
                 nn.init.normal_(module.weight, std=0.02)
         for name, module in detector.named_modules():
-            if name.endswith('fc_reg'):  # six times over, out of the image
+            if name.endswith('fc_reg') and isinstance(
+                    module, nn.Linear):  # six times over, out of the image
                 module.weight.data.mul_(0.1)
             if type(module).__name__ == 'SSDHead':
                 # without which no SSD of MMDetection 3.2 and newer predicts
