@@ -125,6 +125,9 @@ class Family:
             if name.endswith('fc_reg') and isinstance(
                     module, nn.Linear):  # six times over, out of the image
                 module.weight.data.mul_(0.1)
+            if type(module).__name__ == 'TridentConv':
+                # which MMDetection leaves as the memory was
+                nn.init.kaiming_normal_(module.weight)
             if type(module).__name__ == 'SSDHead':
                 # without which no SSD of MMDetection 3.2 and newer predicts
                 vars(module).setdefault('loss_cls', None)
