@@ -247,16 +247,14 @@ class Family:
                         f'{layer} is in neither decisions nor undecided')
             decided = decided or bool(decisions)
             reasons.update(undecided)
-            for found in (sample.get('pred_instances'),
-                          sample.get('pred_track_instances')):
-                if found is None:
-                    continue
-                fields = [found[weights_field(layer)] for layer in decisions
-                          if weights_field(layer) in found]
-                total += len(found)
-                known += int(sum(
-                    (w.isfinite().all(1) for w in fields),
-                    torch.zeros(len(found))).bool().sum())
+            # tracks are made of detections, but where there are none
+            found = sample.get(
+                'pred_instances', sample.get('pred_track_instances', ()))
+            total += len(found)
+            known += int(sum(
+                (found[weights_field(layer)].isfinite().all(1)
+                 for layer in decisions if weights_field(layer) in found),
+                torch.zeros(len(found))).bool().sum())
         errors = [r for r in reasons.values() if r.startswith('error: ')]
         if errors:
             raise AssertionError(errors[0])
